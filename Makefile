@@ -1,0 +1,21 @@
+# Each target stands alone on a fresh clone: the virtual environment is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint
+run: .venv/installed
+	$(BIN)/flask --app example_app run
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
