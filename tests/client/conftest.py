@@ -1,0 +1,71 @@
+"""The world of the client tests: a till, a network before it that fails on demand, and each client of ours."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from client_kinds import CLIENTS, Client
+from faulty_network import Fault, FaultyNetwork
+from payment_server import Running, Till
+
+from flask_idempotency.client import RetryPolicy
+
+
+@pytest.fixture
+def till() -> Till:
+    return Till()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    with Running(None) as running:
+        yield running
+
+
+@pytest.fixture
+def server(running: Running, till: Till) -> Running:
+    running.app = till
+    return running
+
+
+@pytest.fixture
+def network(server: Running) -> Iterator[Callable[..., FaultyNetwork]]:
+    """Makes a network before the server, with these faults for the first attempts."""
+    networks: list[FaultyNetwork] = []
+
+    def make(*faults: Fault) -> FaultyNetwork:
+        networks.append(FaultyNetwork(server.address, faults))
+        return networks[-1]
+
+    yield make
+    for made in networks:
+        made.close()
+
+
+#: Waits of milliseconds: what is tested is whether and how often, not how long.
+QUICK = RetryPolicy(attempts=4, deadline=20.0, backoff=0.001, backoff_max=0.002)
+
+
+@pytest.fixture(params=CLIENTS, ids=[kind.__name__ for kind in CLIENTS])
+def make_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
+    """Makes a client of each kind: requests, httpx, httpx under asyncio."""
+    clients: list[Client] = []
+
+    def make(policy: RetryPolicy = QUICK, **options: Any) -> Client:
+        clients.append(request.param(policy, **options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(make_client: Callable[..., Client]) -> Client:
+    return make_client()
+
+
+#: What a client raises where the network is at fault.
+NETWORK_ERRORS = requests.RequestException, httpx.TransportError

@@ -1,0 +1,287 @@
+"""What every client of ours does when the network or the server fails: the same key until there is an answer."""
+
+import email.utils
+import time
+from collections.abc import Callable
+
+import pytest
+from client_kinds import Client
+from conftest import NETWORK_ERRORS, QUICK
+from faulty_network import Fault, FaultyNetwork
+from payment_server import Canned, Running, Till
+
+from flask_idempotency.client import RetryPolicy
+
+Network = Callable[..., FaultyNetwork]
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
+def test_a_payment_through_a_failing_network_is_made_once_and_answered(
+    fault: Fault, client: Client, till: Till, network: Network
+) -> None:
+    net = network(fault)
+
+    answer = client.send("POST", net.url + "/pay", json={"amount": 5})
+    net.settle()
+
+    assert (answer.status_code, answer.json()) == (201, {"charge": 1})
+    assert net.attempts == [fault, Fault.NONE]
+    assert len(till.charges) == 1
+    assert len(set(till.keys)) == 1
+
+
+def test_without_a_key_the_same_network_charges_twice(network: Network, till: Till, client: Client) -> None:
+    net = network(Fault.LOSE_ANSWER)
+    # PUT is retried without a key: it shows that the till itself forgives nothing.
+    client.send("PUT", net.url + "/pay", json={"amount": 5})
+
+    assert till.keys == [None, None]
+    assert len(till.charges) == 2
+
+
+def test_two_requests_are_two_operations(client: Client, till: Till, server: Running) -> None:
+    client.send("POST", server.url + "/pay", json={"amount": 5})
+    client.send("POST", server.url + "/pay", json={"amount": 5})
+
+    assert len(till.charges) == 2
+    assert len(set(till.keys)) == 2
+
+
+def test_patch_gets_a_key_and_get_does_not(client: Client, till: Till, server: Running) -> None:
+    client.send("PATCH", server.url + "/pay")
+    client.send("GET", server.url + "/pay")
+
+    patched, got = till.keys
+    assert patched is not None
+    assert got is None
+
+
+def test_a_key_that_the_caller_gave_wins(client: Client, till: Till, network: Network) -> None:
+    net = network(Fault.LOSE_ANSWER)
+
+    client.send("POST", net.url + "/pay", headers={"idempotency-key": "order-17"})
+
+    assert till.keys == ["order-17", "order-17"]
+
+
+def test_a_key_from_the_caller_makes_any_method_repeat(client: Client, till: Till, network: Network) -> None:
+    net = network(Fault.LOSE_ANSWER)
+
+    client.send("MERGE", net.url + "/pay", headers={"Idempotency-Key": "order-17"})
+
+    assert till.keys == ["order-17", "order-17"]
+
+
+def test_a_method_that_is_neither_keyed_nor_idempotent_is_sent_once(
+    client: Client, till: Till, network: Network
+) -> None:
+    net = network(Fault.LOSE_ANSWER)
+
+    with pytest.raises(NETWORK_ERRORS):
+        client.send("MERGE", net.url + "/pay")
+
+    assert till.keys == [None]
+
+
+def test_a_new_key_is_quoted_where_the_server_is_strict(
+    make_client: Callable[..., Client], till: Till, server: Running
+) -> None:
+    make_client(RetryPolicy(quoted=True)).send("POST", server.url + "/pay")
+
+    (key,) = till.keys
+    assert key is not None
+    assert key[0] == key[-1] == '"'
+
+
+def test_another_header_may_carry_the_key(make_client: Callable[..., Client], till: Till, server: Running) -> None:
+    answer = make_client(RetryPolicy(header="X-Request-Key")).send("POST", server.url + "/pay")
+
+    assert answer.request.headers["X-Request-Key"]
+    assert till.keys == [None]
+
+
+@pytest.mark.parametrize("status", [425, 429, 500, 502, 503, 504])
+def test_these_answers_are_followed_by_another_attempt(
+    status: int, client: Client, till: Till, server: Running
+) -> None:
+    till.canned.append(Canned(status))
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == 201
+    assert len(set(till.keys)) == 1
+    assert len(till.seen) == 2
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 402, 403, 404, 408, 409, 410, 422, 501, 505])
+def test_these_answers_are_the_last_word(status: int, client: Client, till: Till, server: Running) -> None:
+    till.canned.append(Canned(status))
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == status
+    assert len(till.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "in_flight",
+    [
+        Canned.problem(409, "request-in-progress"),
+        Canned.problem(409, "request-in-progress", ("Retry-After", "0")),
+        Canned(409, (("Retry-After", "0"),)),
+        Canned(409, (("Content-Type", "application/problem+json"), ("Retry-After", "0")), b"no JSON"),
+        Canned(409, (("Content-Type", "application/problem+json"), ("Retry-After", "0")), b'["no object"]'),
+    ],
+)
+def test_a_conflict_with_a_request_in_flight_is_waited_out(
+    in_flight: Canned, client: Client, till: Till, server: Running
+) -> None:
+    till.canned.append(in_flight)
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == 201
+    assert len(till.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "conflict",
+    [
+        Canned.problem(409, "outcome-unknown", ("Retry-After", "0")),
+        Canned.problem(409, "response-not-kept", ("Retry-After", "0")),
+        Canned.problem(409, "seat-taken"),
+        Canned(409, (("Content-Type", "application/json"),), b'{"type": "request-in-progress"}'),
+    ],
+)
+def test_any_other_conflict_is_the_last_word(conflict: Canned, client: Client, till: Till, server: Running) -> None:
+    till.canned.append(conflict)
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert (answer.status_code, answer.content) == (409, conflict.body)
+    assert len(till.seen) == 1
+
+
+def test_after_the_last_attempt_the_caller_gets_the_answer(client: Client, till: Till, server: Running) -> None:
+    till.canned.extend([Canned(503, body=b"busy"), Canned(503, body=b"still busy")] * 2)
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert (answer.status_code, answer.content) == (503, b"still busy")
+    assert len(till.seen) == QUICK.attempts
+
+
+def test_after_the_last_attempt_the_caller_gets_the_librarys_own_error(
+    client: Client, till: Till, network: Network
+) -> None:
+    net = network(*[Fault.LOSE_ANSWER] * QUICK.attempts)
+
+    with pytest.raises(NETWORK_ERRORS):
+        client.send("POST", net.url + "/pay")
+
+    assert len(net.attempts) == QUICK.attempts
+
+
+def test_a_request_that_failed_can_be_sent_again_under_its_key(client: Client, till: Till, network: Network) -> None:
+    net = network(*[Fault.LOSE_ANSWER] * QUICK.attempts)
+    with pytest.raises(NETWORK_ERRORS) as failed:
+        client.send("POST", net.url + "/pay", json={"amount": 5})
+
+    answer = client.again(failed.value.request)
+
+    assert answer.json() == {"charge": 1}
+    assert len(till.charges) == 1
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirected_request_keeps_its_key(status: int, client: Client, till: Till, server: Running) -> None:
+    till.canned.append(Canned(status, (("Location", "/new/pay"),)))
+
+    answer = client.send("POST", server.url + "/pay", json={"amount": 5}, follow_redirects=True)
+
+    assert answer.status_code == 201
+    assert [request.path for request in till.seen] == ["/pay", "/new/pay"]
+    assert len(set(till.keys)) == 1
+
+
+def test_a_server_that_refuses_connections_is_tried_again(client: Client, server: Running) -> None:
+    with FaultyNetwork(server.address) as gone:
+        url = gone.url
+    before = time.monotonic()
+
+    with pytest.raises(NETWORK_ERRORS):
+        client.send("POST", url + "/pay")
+
+    assert time.monotonic() - before < 10
+
+
+def test_retry_after_in_seconds_is_waited_for(client: Client, till: Till, server: Running) -> None:
+    till.canned.append(Canned(503, (("Retry-After", "1"),)))
+    before = time.monotonic()
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == 201
+    assert time.monotonic() - before >= 1
+
+
+def test_retry_after_as_a_date_is_waited_for_by_the_servers_clock(client: Client, till: Till, server: Running) -> None:
+    tomorrow = time.time() + 86_400
+    now, then = (email.utils.formatdate(at, usegmt=True) for at in (tomorrow, tomorrow + 1))
+    till.canned.append(Canned(429, (("Date", now), ("Retry-After", then))))
+    before = time.monotonic()
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == 201
+    assert time.monotonic() - before >= 1
+
+
+def test_a_wait_past_the_deadline_is_not_begun(make_client: Callable[..., Client], till: Till, server: Running) -> None:
+    till.canned.append(Canned(503, (("Retry-After", "3600"),), b"come back in an hour"))
+    before = time.monotonic()
+
+    answer = make_client().send("POST", server.url + "/pay")
+
+    assert (answer.status_code, answer.content) == (503, b"come back in an hour")
+    assert time.monotonic() - before < QUICK.deadline
+    assert len(till.seen) == 1
+
+
+def test_the_deadline_ends_an_attempt_that_would_wait_longer(
+    make_client: Callable[..., Client], network: Network
+) -> None:
+    net = network(*[Fault.HOLD_ANSWER] * 50)
+    patient = make_client(RetryPolicy(attempts=50, deadline=1.0, backoff=0.01), timeout=60.0)
+    before = time.monotonic()
+
+    with pytest.raises(NETWORK_ERRORS):
+        patient.send("POST", net.url + "/pay")
+
+    assert 0.9 < time.monotonic() - before < 15
+    assert len(net.attempts) < 50
+
+
+def test_a_request_that_http_calls_idempotent_is_retried_without_a_key(
+    client: Client, till: Till, network: Network
+) -> None:
+    net = network(Fault.LOSE_ANSWER)
+
+    answer = client.send("GET", net.url + "/pay")
+
+    assert answer.status_code == 201
+    assert till.keys == [None, None]
+
+
+def test_the_log_tells_of_a_retry_but_not_of_the_key_or_the_url(
+    client: Client, network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = network(Fault.LOSE_ANSWER)
+    caplog.set_level("DEBUG", logger="flask_idempotency.client")
+
+    client.send("POST", net.url + "/pay?token=secret", headers={"Idempotency-Key": "order-17"})
+
+    (told,) = [entry.getMessage() for entry in caplog.records if entry.name == "flask_idempotency.client"]
+    assert told.startswith("Attempt 1 failed (")
+    assert "order-17" not in told
+    assert "secret" not in told
