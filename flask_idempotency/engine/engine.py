@@ -1,0 +1,223 @@
+"""Decides, for each request under a key, whether it runs, is replayed or is refused, and what its end leaves behind."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from . import clock
+from .attempt import Attempt, State
+from .events import Event, Observer, Outcome
+from .heartbeat import heartbeat
+from .policy import Policy
+from .records import Claimed, Completed, InProgress, RecordKey, StoredResponse
+from .store import Store, StoreUnavailable
+from .waiting import FIRST_LOOK, LONGEST_LOOK, WaitingRoom
+
+logger = logging.getLogger("flask_idempotency")
+
+#: Every so many claims, up to twice as many expired records are swept: faster than they can come to be, and no
+#: request pays for more.
+_SWEEP_EVERY = 16
+
+#: Seconds after which a client may try again when the store could not be reached.
+_STORE_RETRY_AFTER = 5
+
+
+class Refusal(StrEnum):
+    """Why a request does not run and is not replayed."""
+
+    REUSED = "idempotency-key-reused"
+    IN_PROGRESS = "request-in-progress"
+    OUTCOME_UNKNOWN = "outcome-unknown"
+    NOT_KEPT = "response-not-kept"
+    STORE_UNAVAILABLE = "store-unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The handler runs, under this attempt; unprotected where it is None (the store failed and the policy says run)."""
+
+    attempt: Attempt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The answer is this one, from the record."""
+
+    response: StoredResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The answer is a refusal; `retry_after` (whole seconds) where asking again may help."""
+
+    refusal: Refusal
+    retry_after: int | None = None
+
+
+class Engine:
+    """The decisions of one application over one store."""
+
+    def __init__(self, store: Store, *, observers: Iterable[Observer] = ()) -> None:
+        self.store = store
+        self._observers = tuple(observers)
+        self._waiting = WaitingRoom()
+        self._claims_since_sweep = 0
+
+    def begin(self, *, key: str, principal: bytes, fingerprint: bytes, policy: Policy) -> Run | Replay | Refuse:
+        """Claim the operation that `principal` (a digest) named `key`, or say what stands there already."""
+        record = RecordKey.of(principal, key)
+        try:
+            standing = self._claim(record, fingerprint, policy)
+            if policy.wait and isinstance(standing, InProgress):
+                standing = self._wait(standing, record, fingerprint, policy)
+        except StoreUnavailable as error:
+            return self._without_store(record, policy, error)
+        match standing:
+            case Claimed(claim, lapsed, number):
+                heartbeat.watch(self.store, claim, policy.lease)
+                self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, record.id, number)
+                self._sweep()
+                return Run(Attempt(key, claim, policy, number=number, lapsed=lapsed))
+            case InProgress(other) | Completed(other) if other != fingerprint:
+                return self._refuse(Refusal.REUSED, record)
+            case Completed(_, None):
+                return self._refuse(Refusal.NOT_KEPT, record)
+            case Completed(_, response):
+                assert response is not None
+                self.tell(Outcome.REPLAYED, record.id)
+                return Replay(response)
+            case InProgress(lapsed=True):
+                return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
+            case InProgress(lease_ends=lease_ends):
+                # By then the first is done, or its claim was renewed, or it is over: the only honest promise.
+                left = math.ceil(lease_ends - clock.now())
+                return self._refuse(Refusal.IN_PROGRESS, record, retry_after=max(1, left))
+
+    def complete(self, attempt: Attempt, response: StoredResponse | None) -> bool:
+        """Keep the answer; False where the claim was fenced: the winner's answer counts, not this one.
+
+        None leaves a tombstone. Where the store cannot be reached, the answer is kept as soon as it can, for as long
+        as this process lives and renews its claim.
+        """
+        kept = self._finish(attempt, lambda: self._keep(attempt, response))
+        attempt.state = State.DONE
+        if kept:
+            self.tell(Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED, attempt.claim.record_id)
+        return kept
+
+    def begin_streaming(self, attempt: Attempt) -> bool:
+        """Leave a tombstone before the first byte of a streamed response; False where the claim was fenced.
+
+        `complete` follows once the response ended whole; else the tombstone stays.
+        """
+        kept = self._finish(attempt, lambda: self._keep(attempt, None))
+        attempt.state = State.STREAMING if kept else State.DONE
+        return kept
+
+    def release(self, attempt: Attempt) -> bool:
+        """Give the key back, so that a retry runs afresh; False where the claim was fenced."""
+        released = self._finish(attempt, lambda: self.store.release(attempt.claim))
+        attempt.state = State.DONE
+        if released:
+            self.tell(Outcome.RELEASED, attempt.claim.record_id)
+        return released
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Leave the claim to lapse: the handler was torn off, and nobody knows how far it came."""
+        heartbeat.forget(attempt.claim)
+        attempt.state = State.DONE
+        self.tell(Outcome.ABANDONED, attempt.claim.record_id)
+
+    def tell(self, outcome: Outcome, record_id: bytes | None = None, number: int | None = None) -> None:
+        """Let the observers hear of it."""
+        if not self._observers:
+            return
+        event = Event(outcome, record_id, number)
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # an observer never decides over a request
+                logger.exception("An observer failed on %s.", outcome)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Claimed | InProgress | Completed:
+        return self.store.claim(
+            record,
+            fingerprint,
+            lease=policy.lease,
+            retention=policy.retention,
+            take_over=policy.on_lapse == "rerun",
+        )
+
+    def _wait(
+        self, standing: InProgress, record: RecordKey, fingerprint: bytes, policy: Policy
+    ) -> Claimed | InProgress | Completed:
+        """Look again until the first is done, the time is up, or no seat is free."""
+        outcome: Claimed | InProgress | Completed = standing
+        # The time slept is summed, not read from a clock that a test may have stopped.
+        left, look = policy.wait, FIRST_LOOK
+        with self._waiting.seat(record.id) as bell:
+            while bell is not None and left > 0 and _worth_waiting(outcome, fingerprint):
+                look = min(look, left)
+                bell.wait(look)
+                bell.clear()
+                left -= look
+                look = min(look * 2, LONGEST_LOOK)
+                outcome = self._claim(record, fingerprint, policy)
+        return outcome
+
+    def _keep(self, attempt: Attempt, response: StoredResponse | None) -> bool:
+        return self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
+
+    def _finish(self, attempt: Attempt, write: Callable[[], bool]) -> bool:
+        """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced."""
+        claim = attempt.claim
+        try:
+            held = write()
+        except StoreUnavailable as error:
+            logger.warning("The end of a request could not be written, it is tried again: %s", error)
+            heartbeat.finish_later(self.store, claim, attempt.policy.lease, lambda: self._finish_late(attempt, write))
+            self.tell(Outcome.DEFERRED, claim.record_id, attempt.number)
+            return True
+        heartbeat.forget(claim)
+        self._waiting.ring(claim.record_id)
+        if not held:
+            self.tell(Outcome.FENCED, claim.record_id, attempt.number)
+        return held
+
+    def _finish_late(self, attempt: Attempt, write: Callable[[], bool]) -> None:
+        held = write()
+        self._waiting.ring(attempt.claim.record_id)
+        self.tell(Outcome.COMPLETED_LATE if held else Outcome.FENCED, attempt.claim.record_id, attempt.number)
+
+    def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Run | Refuse:
+        logger.warning("The store could not be asked: %s", error)
+        if policy.on_store_error == "run":
+            self.tell(Outcome.UNPROTECTED, record.id)
+            return Run(None)
+        return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
+
+    def _refuse(self, refusal: Refusal, record: RecordKey, retry_after: int | None = None) -> Refuse:
+        self.tell(Outcome(refusal.value), record.id)
+        return Refuse(refusal, retry_after)
+
+    def _sweep(self) -> None:
+        # Threads may race on this count; a sweep more or less does no harm.
+        self._claims_since_sweep += 1
+        if self._claims_since_sweep < _SWEEP_EVERY:
+            return
+        self._claims_since_sweep = 0
+        try:
+            self.store.purge(limit=2 * _SWEEP_EVERY)
+        except StoreUnavailable as error:
+            logger.warning("Expired records could not be swept: %s", error)
+
+
+def _worth_waiting(standing: Claimed | InProgress | Completed, fingerprint: bytes) -> bool:
+    return isinstance(standing, InProgress) and not standing.lapsed and standing.fingerprint == fingerprint

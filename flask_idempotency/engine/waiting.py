@@ -1,0 +1,60 @@
+"""Where a concurrent repeat waits for the first request to be done."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .heartbeat import heartbeat
+
+#: How long a waiter sleeps between two looks at the store, in seconds: the first, and the longest. A completion in
+#: the same process wakes it at once; the looks are for completions elsewhere.
+FIRST_LOOK, LONGEST_LOOK = 0.01, 0.05
+
+
+class WaitingRoom:
+    """A bounded number of seats for requests that wait, and the bell that wakes them.
+
+    A waiting request occupies a worker thread. So that waiting never takes every thread of the process, at most half
+    of as many requests as were ever seen together here (in a handler or waiting) may wait, and one in any case.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bells: dict[bytes, list[threading.Event]] = {}
+        self._seated = 0
+        self._most_seen = 0
+
+    @contextmanager
+    def seat(self, record_id: bytes) -> Iterator[threading.Event | None]:
+        """A seat for one who waits for this record: the bell that will ring, or None where no seat is free."""
+        bell = self._sit_down(record_id)
+        try:
+            yield bell
+        finally:
+            if bell is not None:
+                self._stand_up(record_id, bell)
+
+    def ring(self, record_id: bytes) -> None:
+        """Wake all who wait for this record: it was completed or released."""
+        for bell in self._bells.get(record_id, ()):
+            bell.set()
+
+    def _sit_down(self, record_id: bytes) -> threading.Event | None:
+        with self._lock:
+            self._most_seen = max(self._most_seen, len(heartbeat) + self._seated + 1)
+            if self._seated >= max(1, self._most_seen // 2):
+                return None
+            self._seated += 1
+            bell = threading.Event()
+            # A new list, since `ring` reads without the lock.
+            self._bells[record_id] = [*self._bells.get(record_id, ()), bell]
+            return bell
+
+    def _stand_up(self, record_id: bytes, bell: threading.Event) -> None:
+        with self._lock:
+            self._seated -= 1
+            others = [other for other in self._bells[record_id] if other is not bell]
+            if others:
+                self._bells[record_id] = others
+            else:
+                del self._bells[record_id]

@@ -1,0 +1,5 @@
+"""Flask: hooks, decorators, configuration."""
+
+from .idempotency import Idempotency
+
+__all__ = ["Idempotency"]

@@ -1,0 +1,226 @@
+"""Flask's hooks: before the view we claim, replay or refuse; after it we complete or release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request, Response, current_app, request
+
+from ..engine.attempt import Attempt, State
+from ..engine.engine import Engine, Replay, Run
+from ..engine.policy import Policy
+from ..engine.records import StoredResponse
+from ..http.admission import ATTEMPT, admit, place_body
+from ..http.body import Body
+from ..http.policy_page import answer, link_target
+from ..http.problems import Problem, problem
+from ..http.replay import keep, replay_headers
+from ..http.stream import Recording, WatchedStream
+from .signed_in import SignedInUser
+from .views import ViewPolicies
+
+_PASSAGE = "flask_idempotency.passage"
+
+
+class Passage:
+    """One request's way through the hooks."""
+
+    __slots__ = ("admitted", "body", "policy", "replayed")
+
+    def __init__(self, policy: Policy, body: Body | None) -> None:
+        self.policy = policy
+        self.body = body
+        self.admitted = False
+        self.replayed: StoredResponse | None = None
+
+
+class Hooks:
+    """What the extension does around the views of one application. Kept in `app.extensions["idempotency"]`."""
+
+    def __init__(self, app: Flask, engine: Engine, policy: Policy) -> None:
+        self.app = app
+        self.engine = engine
+        self.policy = policy
+        self.views = ViewPolicies(app, policy)
+        self._signed_in = SignedInUser(app)
+
+    def install(self) -> None:
+        """Put the hooks where the order of `init_app` calls cannot move them.
+
+        Our before-request hook runs after all others, those of blueprints too, so that authentication, CSRF and rate
+        limits refuse first. Flask has no hook for "last", so its `preprocess_request` is extended.
+        """
+        app = self.app
+        others = app.preprocess_request
+
+        def preprocess_request(*args: Any) -> Any:
+            in_force = self.views.of(request)
+            if in_force is None or ATTEMPT in request.environ:
+                return others(*args)
+            # Before anything reads the body: what reads it first reads it through ours.
+            passage = Passage(in_force.policy, place_body(request.environ, in_force.policy))
+            request.environ[_PASSAGE] = passage
+            self._stand_last()
+            refused = others(*args)
+            if refused is not None or in_force.decorated:
+                return refused
+            return self.admit(passage)
+
+        app.preprocess_request = preprocess_request  # type: ignore[method-assign]
+        app.after_request(self._after)
+        app.teardown_request(self._teardown)
+        if self.policy.docs_url is not None and self.policy.docs_url.startswith("/"):
+            app.add_url_rule(self.policy.docs_url, "idempotency_policy", self._policy_page, methods=["GET"])
+
+    def admit(self, passage: Passage) -> Response | None:
+        """Claim for the current request. None: it may run; else what to answer instead."""
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        environ = current.environ
+        passage.admitted = True
+        decision = admit(
+            current,
+            passage.body,
+            engine=self.engine,
+            policy=passage.policy,
+            limit=current.max_content_length,
+            signed_in=self._signed_in,
+        )
+        if passage.body is not None:
+            # Flask may have made its stream of the body as it was before it was read.
+            current.stream = environ["wsgi.input"]
+        match decision:
+            case Run(attempt) if attempt is not None:
+                environ[ATTEMPT] = attempt
+            case Replay(kept):
+                passage.replayed = kept
+                return self._replay(kept)
+            case Problem():
+                return self._refuse(decision, passage.policy)
+        return None
+
+    def admit_in_view(self, policy: Policy) -> Response | None:
+        """Claim at the place of a view's decorator, under the view's policy."""
+        environ = request.environ
+        passage = environ.get(_PASSAGE)
+        if passage is not None and passage.admitted:
+            # A decorator that does not use functools.wraps hid the view's options from the hook.
+            passage.policy = policy
+            if (attempt := environ.get(ATTEMPT)) is not None:
+                attempt.policy = policy
+            return None
+        if ATTEMPT in environ or request.method not in policy.methods:
+            return None
+        if passage is None:
+            passage = environ[_PASSAGE] = Passage(policy, place_body(environ, policy))
+        return self.admit(passage)
+
+    def _stand_last(self) -> None:
+        """Be the first of the app-wide after-request hooks to run: Flask runs the last one registered first.
+
+        So what the view and its blueprint answered is kept, and app-wide hooks act once on each response, a replay
+        too.
+        """
+        hooks = self.app.after_request_funcs[None]
+        if hooks[-1] != self._after:
+            # A new list: other threads may be going through the old one.
+            self.app.after_request_funcs[None] = [*(hook for hook in hooks if hook != self._after), self._after]
+
+    def _after(self, response: Response) -> Response:
+        environ = request.environ
+        passage: Passage | None = environ.get(_PASSAGE)
+        if passage is None:
+            return response
+        if passage.replayed is not None:
+            # As it was kept, without what the blueprint's hooks did to it a second time.
+            return self._replay(passage.replayed)
+        attempt: Attempt | None = environ.get(ATTEMPT)
+        if attempt is None or attempt.state is not State.RUNNING:
+            return response
+        if self._conclude(attempt, response):
+            return response
+        response.close()
+        return self._refuse(problem("claim-fenced"), attempt.policy)
+
+    def _conclude(self, attempt: Attempt, response: Response) -> bool:
+        """Write the end of the attempt; False where another attempt stands in its place."""
+        policy = attempt.policy
+        kept = policy.keeps(response.status_code)
+        if not isinstance(response.response, list | tuple):
+            return self._stream(attempt, response, kept)
+        if not kept:
+            return self.engine.release(attempt)
+        body = response.get_data()
+        if len(body) > policy.max_response_bytes:
+            return self.engine.complete(attempt, None)
+        return self.engine.complete(attempt, keep(response.status, response.headers, body, policy))
+
+    def _stream(self, attempt: Attempt, response: Response, kept: bool) -> bool:
+        if not kept:
+            attempt.state = State.STREAMING
+        elif not self.engine.begin_streaming(attempt):
+            return False
+        status, headers, policy = response.status, list(response.headers), attempt.policy
+
+        def conclude(body: bytes | None) -> None:
+            if not kept:
+                self.engine.release(attempt)
+            else:
+                whole = None if body is None else keep(status, headers, body, policy)
+                self.engine.complete(attempt, whole)
+
+        source = response.response
+        response.response = WatchedStream(
+            response.iter_encoded(),
+            conclude,
+            recording=Recording(limit=policy.max_response_bytes),
+            length=response.content_length,
+            close=getattr(source, "close", None),
+        )
+        return True
+
+    def _teardown(self, error: BaseException | None) -> None:
+        """Give the key back where an exception passed by everything that makes responses of exceptions."""
+        attempt: Attempt | None = request.environ.get(ATTEMPT)
+        if attempt is None or attempt.state is not State.RUNNING or _PASSAGE not in request.environ:
+            return
+        if error is None or isinstance(error, Exception):
+            self.engine.release(attempt)
+        else:
+            # Torn off, as by a worker's time-out: nobody knows how far it came, so the claim is left to lapse.
+            self.engine.abandon(attempt)
+
+    def _replay(self, kept: StoredResponse) -> Response:
+        response = self.app.response_class(kept.body, status=kept.status)
+        response.headers.clear()
+        response.headers.extend(replay_headers(kept))
+        return response
+
+    def _refuse(self, refusal: Problem, policy: Policy) -> Response:
+        docs_url = link_target(request.script_root, policy.docs_url)
+        return self.app.response_class(refusal.body(), status=refusal.status, headers=refusal.headers(docs_url))
+
+    def _policy_page(self) -> Any:
+        return answer(request, self.views.published())
+
+
+def current_hooks() -> Hooks:
+    """The hooks of the current application. Raises `RuntimeError` where it was not initialised."""
+    try:
+        hooks: Hooks = current_app.extensions["idempotency"]
+    except KeyError:
+        raise RuntimeError("This view asks for idempotency, but the app lacks it: call Idempotency(app).") from None
+    return hooks
+
+
+def in_view(options: dict[str, Any], view: Callable[..., Any]) -> Callable[..., Any]:
+    """`view`, claiming where its decorator stands."""
+
+    def claiming_view(*args: Any, **kwargs: Any) -> Any:
+        hooks = current_hooks()
+        answered = hooks.admit_in_view(hooks.views.with_options(options))
+        if answered is not None:
+            return answered
+        return current_app.ensure_sync(view)(*args, **kwargs)
+
+    return claiming_view

@@ -1,0 +1,85 @@
+"""The extension that a Flask application installs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+from flask import Flask, has_request_context, request
+
+from ..engine.attempt import Attempt
+from ..engine.engine import Engine
+from ..engine.events import Observer
+from ..engine.policy import Policy
+from ..engine.store import Store
+from ..http.admission import ATTEMPT
+from ..stores import open_store
+from .hooks import Hooks, in_view
+from .settings import read_policy, read_store_url
+from .signals import SignalObserver
+from .views import mark
+
+View = TypeVar("View", bound=Callable[..., Any])
+Target = TypeVar("Target")
+
+
+class Idempotency:
+    """Makes every POST and PATCH of a Flask application safe to retry.
+
+    `store` replaces the one that `IDEMPOTENCY_STORE_URL` names; `policy` is what the configuration starts from;
+    `observers` hear every event. One instance may serve several applications.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        store: Store | None = None,
+        policy: Policy | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self._store = store
+        self._policy = Policy() if policy is None else policy
+        self._observers = tuple(observers)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Install on `app`, by its configuration. Raises `PolicyError` or `ValueError` for what is wrong in it."""
+        if "idempotency" in app.extensions:
+            raise RuntimeError("Idempotency is already installed on this app.")
+        policy = read_policy(app.config, self._policy)
+        store = self._store or open_store(read_store_url(app.config), directory=app.instance_path)
+        engine = Engine(store, observers=(*self._observers, SignalObserver(app)))
+        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy)
+        hooks.install()
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that the current request is in; None where no key is in force."""
+        attempt: Attempt | None = request.environ.get(ATTEMPT) if has_request_context() else None
+        return attempt
+
+    @overload
+    def view(self, function: View, /) -> View: ...
+
+    @overload
+    def view(self, /, **options: Any) -> Callable[[View], View]: ...
+
+    def view(self, function: Any = None, /, **options: Any) -> Any:
+        """Give a view options of its own, and claim at the decorator's place: below `@login_required`, after it.
+
+        The options are those of `Policy`; what they leave open is the application's.
+        """
+        Policy(**options)  # an option that is wrong raises here, where it is written
+
+        def decorate(view: View) -> View:
+            claiming_view = functools.wraps(view)(in_view(options, view))
+            return mark(claiming_view, options)  # type: ignore[return-value]
+
+        return decorate if function is None else decorate(function)
+
+    def exempt(self, target: Target) -> Target:
+        """Leave a view function, a view class or a blueprint alone."""
+        return mark(target, None)

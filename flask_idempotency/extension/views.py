@@ -1,0 +1,106 @@
+"""Which policy is in force for which view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from flask import Flask, Request
+
+from ..engine.policy import Policy
+from ..http.policy_page import Rules
+
+#: The attribute of a view, a view class or a blueprint that says what is special about it. `functools.wraps` copies
+#: it, so that decorators above ours do not hide it.
+_MARK = "__idempotency__"
+
+Marked = TypeVar("Marked")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a decorator said about a view. Options of None: exempt."""
+
+    options: Mapping[str, Any] | None
+
+
+EXEMPT = Mark(None)
+
+
+def mark(target: Marked, options: Mapping[str, Any] | None) -> Marked:
+    """Put options, or the exemption, on a view function, a view class or a blueprint."""
+    setattr(target, _MARK, EXEMPT if options is None else Mark(MappingProxyType(dict(options))))
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The policy of one view and method. `decorated`: the view's own decorator claims, not the hook."""
+
+    policy: Policy
+    decorated: bool
+
+
+class ViewPolicies:
+    """The policies of one application's views."""
+
+    def __init__(self, app: Flask, policy: Policy) -> None:
+        self._app = app
+        self._policy = policy
+        self._known: dict[tuple[str, str], tuple[Callable[..., Any], InForce | None]] = {}
+
+    def with_options(self, options: Mapping[str, Any]) -> Policy:
+        """The application's policy with the options of a view."""
+        return replace(self._policy, **options)
+
+    def of(self, request: Request) -> InForce | None:
+        """What is in force for a request that was routed; None: leave it alone."""
+        endpoint = request.endpoint
+        if endpoint is None or request.routing_exception is not None:
+            return None
+        view = self._app.view_functions.get(endpoint)
+        if view is None:
+            return None
+        method = request.method
+        found = self._known.get((endpoint, method))
+        if found is None or found[0] is not view:
+            found = self._known[endpoint, method] = view, self._find(view, method, request.blueprints)
+        return found[1]
+
+    def published(self) -> list[Rules]:
+        """The policies in force, for the policy page: that of the application, and those of views that differ."""
+        paths: dict[Policy, list[str]] = {}
+        for rule in self._app.url_map.iter_rules():
+            view = self._app.view_functions.get(rule.endpoint)
+            for method in sorted(rule.methods or ()):
+                in_force = view and self._find(view, method, _blueprints(rule.endpoint))
+                if in_force and in_force.policy != self._policy and rule.rule not in paths.get(in_force.policy, ()):
+                    paths.setdefault(in_force.policy, []).append(rule.rule)
+        return [Rules(self._policy), *(Rules(policy, tuple(rules)) for policy, rules in paths.items())]
+
+    def _find(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> InForce | None:
+        marks = [getattr(place, _MARK, None) for place in self._places(view, method, blueprints)]
+        said = next((found for found in marks if found is not None), None)
+        if said is None:
+            return InForce(self._policy, decorated=False) if method in self._policy.methods else None
+        if said.options is None:
+            return None
+        policy = self.with_options(said.options)
+        return InForce(policy, decorated=True) if method in policy.methods else None
+
+    def _places(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Iterator[object]:
+        """Where a mark may stand, the nearest to the handler first."""
+        view_class = getattr(view, "view_class", None)
+        yield getattr(view_class, method.lower(), None)
+        yield view
+        yield view_class
+        for name in blueprints:
+            yield self._app.blueprints.get(name)
+
+
+def _blueprints(endpoint: str) -> list[str]:
+    """The names of the blueprints an endpoint is in, the innermost first."""
+    names = endpoint.split(".")[:-1]
+    return [".".join(names[:length]) for length in range(len(names), 0, -1)]

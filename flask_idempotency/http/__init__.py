@@ -1,0 +1,1 @@
+"""What HTTP says about idempotency keys, for every front end. Werkzeug, no Flask."""

@@ -1,0 +1,80 @@
+"""The way of every request through the library, up to the handler: key, principal, fingerprint, claim."""
+
+from functools import lru_cache
+from typing import Any
+
+from werkzeug import Request
+
+from ..engine.engine import Engine, Refuse, Replay, Run
+from ..engine.events import Outcome
+from ..engine.policy import Policy
+from .body import Body, BrokenBody
+from .fingerprint import MalformedMultipart, start_fingerprint
+from .header import MalformedKey, check_key, parse_key
+from .principal import SignedIn, call_with_request, principal_of
+from .problems import Problem, problem
+
+#: Where the environ carries the attempt that the request is in.
+ATTEMPT = "flask_idempotency.attempt"
+
+
+def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
+    """Put a rereadable body into the environ, before anything reads it; None where there is no key to read it for."""
+    if policy.key_from is None and environ_name(policy.header) not in environ:
+        return None
+    return Body(environ, lambda: start_fingerprint(environ, policy.fingerprint))
+
+
+def admit(
+    request: Request,
+    body: Body | None,
+    *,
+    engine: Engine,
+    policy: Policy,
+    limit: int | None = None,
+    signed_in: SignedIn | None = None,
+) -> Run | Replay | Problem | None:
+    """Decide over a request that the policy covers; None where it carries no key and needs none.
+
+    `limit`: bytes that the body may have, as the application sets it. Raises werkzeug's 413 beyond.
+    """
+    try:
+        key = _key(request, policy)
+        if key is None:
+            if not policy.required:
+                return None
+            engine.tell(Outcome.MISSING)
+            return problem("idempotency-key-missing")
+        assert body is not None, "a key came in after the body was placed"
+        fingerprint = body.finish(limit=limit)
+    except MalformedKey as error:
+        engine.tell(Outcome.MALFORMED)
+        return problem("idempotency-key-malformed", reason=str(error))
+    except (BrokenBody, MalformedMultipart) as error:
+        return problem("request-body-malformed", reason=_reason(error))
+    decision = engine.begin(
+        key=key, principal=principal_of(request, policy, signed_in), fingerprint=fingerprint, policy=policy
+    )
+    if isinstance(decision, Refuse):
+        return problem(decision.refusal.value, retry_after=decision.retry_after)
+    return decision
+
+
+def _key(request: Request, policy: Policy) -> str | None:
+    if policy.key_from is not None:
+        try:
+            key = call_with_request(policy.key_from, request)
+        except LookupError:  # `request.json["id"]`, and there is none
+            return None
+        return None if key is None else check_key(key)
+    value = request.environ.get(environ_name(policy.header))
+    return None if value is None else parse_key(value, strict=policy.strict)
+
+
+@lru_cache
+def environ_name(header: str) -> str:
+    return "HTTP_" + header.upper().replace("-", "_")
+
+
+def _reason(error: Exception) -> str:
+    return "it broke off or has no valid length" if isinstance(error, BrokenBody) else "it is not a multipart form"

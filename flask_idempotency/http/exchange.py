@@ -1,0 +1,207 @@
+"""One run of a WSGI application under a claim: its response is recorded before its first byte leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.wsgi import ClosingIterator
+
+from ..engine.attempt import Attempt, State
+from ..engine.engine import Engine
+from .problems import problem
+from .replay import keep
+from .stream import Recording, WatchedStream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class Exchange:
+    """Stands between a server and an application for one request (PEP 3333).
+
+    A response whose length is known and small enough is held back until it is kept. Any other is streamed: a
+    tombstone is left before its first byte, and the response is kept once it has ended whole.
+    """
+
+    def __init__(
+        self, attempt: Attempt, engine: Engine, start_response: StartResponse, *, docs_url: str | None
+    ) -> None:
+        self._attempt = attempt
+        self._policy = attempt.policy
+        self._engine = engine
+        self._server_start = start_response
+        self._docs_url = docs_url
+        self._head: tuple[str, list[tuple[str, str]]] | None = None
+        self._server_write: Callable[[bytes], object] | None = None  # set once the server knows the head
+        self._held: list[bytes] = []  # what `write` was given and the server has not seen
+        self._recording = Recording(limit=self._policy.max_response_bytes)
+        self._fenced = False
+
+    def run(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Call the application and return what the server shall send."""
+        self._bodiless = environ["REQUEST_METHOD"] == "HEAD"
+        chunks: Iterable[bytes] = ()
+        try:
+            chunks = app(environ, self._start_response)
+            return self._answer(chunks)
+        except BaseException as error:
+            _close(chunks)
+            if self._attempt.state is State.RUNNING:
+                # An error says that the handler ended. Being torn off says nothing: the claim is left to lapse.
+                end = self._engine.release if isinstance(error, Exception) else self._engine.abandon
+                end(self._attempt)
+            raise
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        if exc_info is not None and self._server_write is not None:
+            # Too late for another head: the server raises what exc_info holds.
+            return self._server_start(status, headers, exc_info)
+        if self._head is not None and exc_info is None:
+            raise AssertionError("start_response was called a second time, without exc_info")
+        self._head = status, headers
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        if self._server_write is None:
+            held = sum(map(len, self._held)) + len(data)
+            if self._may_be_held() and held <= self._policy.max_response_bytes:
+                self._held.append(data)
+                return
+            self._begin_stream()
+        if not self._fenced:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        assert self._server_write is not None
+        self._server_write(data)
+        self._recording.take(data)
+
+    def _answer(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        if self._fenced:
+            return self._fence(chunks)
+        rest = iter(chunks)
+        pulled = self._pull_head(rest)
+        body = chain(self._held, pulled, rest)
+        if self._server_write is None:
+            at_hand = isinstance(chunks, list | tuple)
+            if not self._kept and at_hand:
+                return self._pass_on(body, chunks, written=self._engine.release(self._attempt))
+            if self._kept and (at_hand or self._may_be_held()):
+                return self._hold(body, chunks)
+            if self._kept and self._too_long():
+                untouched = not self._held and not pulled
+                # The server's own file wrapper stays as it is, so that it can send the file by itself.
+                written = self._engine.complete(self._attempt, None)
+                return self._pass_on(chunks if untouched else body, chunks, written=written)
+            self._begin_stream()
+            body = chain(pulled, rest)
+        if self._fenced:
+            return self._fence(chunks)
+        return WatchedStream(
+            body,
+            self._conclude,
+            recording=self._recording,
+            length=self._length(),
+            close=lambda: _close(chunks),
+        )
+
+    def _pull_head(self, rest: Iterable[bytes]) -> list[bytes]:
+        """Take as many chunks as it needs for the head to be known: an application may be a generator."""
+        pulled: list[bytes] = []
+        if self._head is None:
+            for chunk in rest:
+                pulled.append(chunk)
+                if self._head is not None:
+                    break
+            else:
+                if self._head is None:
+                    raise AssertionError("the application answered without start_response")
+        return pulled
+
+    def _hold(self, body: Iterable[bytes], chunks: Iterable[bytes]) -> Iterable[bytes]:
+        """Take the whole body, keep it, and only then let it go."""
+        rest = iter(body)
+        taken: list[bytes] = []
+        size = 0
+        for chunk in rest:
+            taken.append(chunk)
+            size += len(chunk)
+            if size > self._policy.max_response_bytes:
+                break
+        whole = b"".join(taken)
+        fits = size <= self._policy.max_response_bytes and (self._bodiless or self._length() in (None, size))
+        status, headers = self._known_head()
+        response = keep(status, headers, whole, self._policy) if fits else None
+        return self._pass_on(chain((whole,), rest), chunks, written=self._engine.complete(self._attempt, response))
+
+    def _pass_on(self, body: Iterable[bytes], chunks: Iterable[bytes], *, written: bool) -> Iterable[bytes]:
+        """Let the response go, now that its end is written; or not, where that showed another attempt in its place."""
+        if not written:
+            return self._fence(chunks)
+        self._server_start(*self._known_head())
+        return body if body is chunks else ClosingIterator(body, lambda: _close(chunks))
+
+    def _begin_stream(self) -> None:
+        if self._kept and not self._engine.begin_streaming(self._attempt):
+            self._fenced = True
+            return
+        if not self._kept:
+            self._attempt.state = State.STREAMING
+        self._server_write = self._server_start(*self._known_head())
+        for data in self._held:
+            self._send(data)
+        self._held.clear()
+
+    def _fence(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        """Answer that another attempt counts, not this one."""
+        _close(chunks)
+        fenced = problem("claim-fenced")
+        self._server_start(fenced.status_line, fenced.headers(self._docs_url))
+        return [fenced.body()]
+
+    def _conclude(self, body: bytes | None) -> None:
+        if not self._kept:
+            self._engine.release(self._attempt)
+        elif body is None:
+            self._engine.complete(self._attempt, None)
+        else:
+            self._engine.complete(self._attempt, keep(*self._known_head(), body, self._policy))
+
+    def _known_head(self) -> tuple[str, list[tuple[str, str]]]:
+        assert self._head is not None
+        return self._head
+
+    @property
+    def _status_code(self) -> int:
+        return int(self._known_head()[0][:3])
+
+    @property
+    def _kept(self) -> bool:
+        return self._policy.keeps(self._status_code)
+
+    def _length(self) -> int | None:
+        """The body's length, where the head tells it."""
+        if self._status_code in (204, 304):
+            return 0
+        for name, value in self._known_head()[1]:
+            if name.lower() == "content-length" and value.isascii() and value.isdigit():
+                return int(value)
+        return None
+
+    def _may_be_held(self) -> bool:
+        length = self._length()
+        return self._kept and length is not None and length <= self._policy.max_response_bytes
+
+    def _too_long(self) -> bool:
+        length = self._length()
+        return length is not None and length > self._policy.max_response_bytes
+
+
+def _close(chunks: Iterable[bytes]) -> None:
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,166 @@
+"""Digests what a request asks for: method, path, query and payload."""
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from hashlib import blake2b
+from operator import itemgetter
+from typing import Any, Protocol
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from ..engine.policy import FingerprintBy
+
+#: JSON is digested by value up to this many bytes, by its bytes beyond.
+MAX_JSON_BYTES = 1024 * 1024
+
+_MAX_PENDING_BYTES = 512 * 1024
+
+
+class Digester(Protocol):
+    """Takes the payload as it is read, and yields the fingerprint at its end."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take the next bytes of the payload."""
+        ...
+
+    def digest(self) -> bytes:
+        """The fingerprint. Raises `MalformedMultipart` where the payload is not what its type says."""
+        ...
+
+
+class MalformedMultipart(ValueError):
+    """The body is not the `multipart/form-data` that its type promises."""
+
+
+def start_fingerprint(environ: dict[str, Any], by: FingerprintBy) -> Digester:
+    """Begin the fingerprint of the request; the payload follows with `update`."""
+    content_type = environ.get("CONTENT_TYPE", "")
+    if content_type[:19].lower() == "multipart/form-data":
+        return _MultipartDigester(_head(environ, "multipart"), content_type)
+    if by == "json" and _is_json(content_type):
+        return _JSONDigester(environ)
+    return _head(environ, "bytes")
+
+
+def _head(environ: dict[str, Any], kind: str) -> "blake2b":
+    method = environ["REQUEST_METHOD"]
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING", "")
+    head = f"{kind} {method} {len(path)} {path} {len(query)} {query}\n"
+    return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+class _JSONDigester:
+    """Digests JSON by its value: white space, the order of members and the spelling of numbers do not count."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self._by_bytes = _head(environ, "bytes")
+        self._kept: bytearray | None = bytearray()
+
+    def update(self, data: bytes) -> None:
+        self._by_bytes.update(data)
+        if self._kept is not None:
+            self._kept += data
+            if len(self._kept) > MAX_JSON_BYTES:
+                self._kept = None
+
+    def digest(self) -> bytes:
+        try:
+            if self._kept is None:
+                return self._by_bytes.digest()
+            value = json.loads(self._kept, object_pairs_hook=_members, parse_float=_number, parse_int=_number)
+            canonical = ascii(value)
+        except (ValueError, ArithmeticError, RecursionError):
+            # Not JSON, or JSON that parsers read differently: then only the bytes say what it asks for.
+            return self._by_bytes.digest()
+        by_value = _head(self._environ, "json")
+        by_value.update(canonical.encode("ascii"))
+        return by_value.digest()
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(sorted(pairs, key=itemgetter(0)))
+    if len(members) < len(pairs):
+        raise ValueError("a member name occurs twice")
+    return members
+
+
+def _number(text: str) -> tuple[int, str, int]:
+    """The exact value: a Decimal that is normalised would round to 28 digits."""
+    sign, digits, exponent = Decimal(text).as_tuple()
+    assert isinstance(exponent, int)
+    written = "".join(map(str, digits))
+    significant = written.rstrip("0")
+    if not significant:
+        return 0, "0", 0
+    return sign, significant.lstrip("0"), exponent + len(written) - len(significant)
+
+
+class _MultipartDigester:
+    """Digests a form by its parts, since a retry has another boundary."""
+
+    def __init__(self, whole: "blake2b", content_type: str) -> None:
+        self._whole = whole
+        self._part: blake2b | None = None
+        self._decoder: MultipartDecoder | None = None
+        boundary = parse_options_header(content_type)[1].get("boundary", "")
+        if boundary:
+            # The limit is for what has no end, such as a header; the data of a part is digested as it comes.
+            self._decoder = MultipartDecoder(boundary.encode("latin-1", "replace"), _MAX_PENDING_BYTES)
+
+    def update(self, data: bytes) -> None:
+        if self._decoder is None:
+            return
+        try:
+            self._decoder.receive_data(data)
+            self._take(self._decoder)
+        except (ValueError, RequestEntityTooLarge):
+            self._decoder = None
+
+    def digest(self) -> bytes:
+        try:
+            if self._decoder is not None:
+                self._decoder.receive_data(None)
+                if self._take(self._decoder):
+                    return self._whole.digest()
+        except (ValueError, RequestEntityTooLarge):
+            pass
+        raise MalformedMultipart("the body is not the multipart/form-data that its Content-Type promises")
+
+    def _take(self, decoder: MultipartDecoder) -> bool:
+        """Digest what has arrived; True once the form has ended."""
+        while not isinstance(event := decoder.next_event(), NeedData):
+            if isinstance(event, Field | File):
+                self._part = blake2b(_describe(event), digest_size=16)
+            elif isinstance(event, Data):
+                self._take_data(event)
+            elif isinstance(event, Epilogue):
+                return True
+        return False
+
+    def _take_data(self, event: Data) -> None:
+        assert self._part is not None
+        self._part.update(event.data)
+        if not event.more_data:
+            # A digest of fixed length for each part: no part can pass for two.
+            self._whole.update(self._part.digest())
+
+
+def _describe(part: Event) -> bytes:
+    assert isinstance(part, Field | File)
+    described: Iterable[object] = (
+        type(part).__name__,
+        part.name,
+        getattr(part, "filename", None),
+        part.headers.get("Content-Type"),
+    )
+    return (json.dumps(list(described)) + "\n").encode("ascii")

@@ -1,0 +1,60 @@
+"""Reads the idempotency key from its header field.
+
+The field is an RFC 9651 Item whose value is a String (draft-ietf-httpapi-idempotency-key-header, section 2.1). Most
+clients send the bare characters instead; both forms name the same key.
+"""
+
+import re
+
+#: Characters of the longest key.
+MAX_LENGTH = 255
+
+# RFC 9651, section 3.3.3: printable ASCII between quotes, with \" and \\ as the only escapes.
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_ESCAPE = re.compile(r'\\(["\\])')
+
+# Visible ASCII, without what would make it a list, parameters or a quoted form gone wrong.
+_BARE = re.compile(r"[!#-+\--:<-~]+")
+
+
+class MalformedKey(ValueError):
+    """What the client sent names no key. The text says why and repeats nothing of what was sent."""
+
+
+def parse_key(value: str, *, strict: bool = False) -> str:
+    """The key that a field value names; `strict` accepts the quoted form only. Raises `MalformedKey`.
+
+    Servers join a field that was sent twice with a comma, so a comma outside quotes is refused.
+    """
+    value = value.strip(" \t")
+    if not strict and len(value) <= MAX_LENGTH and _BARE.fullmatch(value):
+        return value
+    if value.startswith('"'):
+        quoted = _QUOTED.fullmatch(value)
+        if quoted is None:
+            raise MalformedKey("it is not one quoted String without parameters (RFC 9651, section 3.3.3)")
+        return check_key(_ESCAPE.sub(r"\1", quoted[1]))
+    raise MalformedKey(_why_not_bare(value, strict))
+
+
+def check_key(key: object) -> str:
+    """`key`, where it can serve as one: 1 to 255 printable ASCII characters. Raises `MalformedKey`."""
+    if not isinstance(key, str) or not key.isascii() or not key.isprintable():
+        raise MalformedKey("it has other than printable ASCII characters")
+    if not key:
+        raise MalformedKey("it is empty")
+    if len(key) > MAX_LENGTH:
+        raise MalformedKey(f"it is longer than {MAX_LENGTH} characters")
+    return key
+
+
+def _why_not_bare(value: str, strict: bool) -> str:
+    try:
+        check_key(value)
+    except MalformedKey as error:
+        return str(error)
+    if strict:
+        return 'only the quoted form is accepted here, as in "8e03978e-40d5-43e8-bc93-6894a57f9324"'
+    if "," in value:
+        return "it was sent more than once, or is a list"
+    return "a key with a space, a quote or a semicolon must be sent as a quoted String, and without parameters"

@@ -1,0 +1,50 @@
+"""On whose behalf a request comes: a part of the record's identity, so that nobody hears another's answer."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from werkzeug import Request
+
+from ..engine.policy import Policy
+
+#: Tells who is signed in, as one of the application's own means of signing in has verified it; None for nobody.
+SignedIn = Callable[[Request], tuple[str, str] | None]
+
+
+def principal_of(request: Request, policy: Policy, signed_in: SignedIn | None = None) -> bytes:
+    """A digest of fixed length that stands for the principal. Raw credentials go no further than this function."""
+    chosen = policy.principal
+    if callable(chosen):
+        value = call_with_request(chosen, request)
+        return _digest("callable", *(() if value is None else (_text(value),)))
+    if chosen is not None:
+        return _digest("headers", *(f"{name.lower()}={request.headers.get(name, '')}" for name in chosen))
+    user = signed_in(request) if signed_in is not None else None
+    if user is not None:
+        return _digest("user", *user)
+    authorization = request.environ.get("HTTP_AUTHORIZATION")
+    return _NOBODY if authorization is None else _digest("authorization", authorization)
+
+
+def call_with_request(function: Callable[..., object], request: Request) -> object:
+    """Call `function` with the request, or with nothing where it takes no argument (`flask.request` serves it)."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_argcount == 0 and not code.co_flags & _TAKES_VARARGS:
+        return function()
+    return function(request)
+
+
+_TAKES_VARARGS = 0x04  # inspect.CO_VARARGS
+
+
+def _text(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _digest(*parts: str) -> bytes:
+    # Each part is framed by its length, so that no two lists of parts read the same.
+    framed = "".join(f"{len(part)}:{part}" for part in parts)
+    return blake2b(framed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+_NOBODY = _digest("nobody")

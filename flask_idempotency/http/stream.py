@@ -1,0 +1,74 @@
+"""A response on its way to the client, watched so that its end can be told."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+
+class Recording:
+    """What has passed of a body, as long as it fits into `limit` bytes."""
+
+    def __init__(self, *, limit: int) -> None:
+        self._limit = limit
+        self._taken: bytearray | None = bytearray()
+
+    def take(self, data: bytes) -> None:
+        """Note the next bytes."""
+        if self._taken is None:
+            return
+        self._taken += data
+        if len(self._taken) > self._limit:
+            self._taken = None
+
+    def whole(self, *, length: int | None) -> bytes | None:
+        """The body, now that it has ended; None where it is larger than the limit or not as long as promised."""
+        if self._taken is None or length not in (None, len(self._taken)):
+            return None
+        return bytes(self._taken)
+
+
+class WatchedStream:
+    """Passes a body on chunk by chunk, holding nothing back, and tells once how it ended.
+
+    `conclude` is called exactly once, with the whole body where it ended whole, else with None. `length`: what
+    Content-Length promised.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes],
+        conclude: Callable[[bytes | None], object],
+        *,
+        recording: Recording,
+        length: int | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        self._chunks = iter(chunks)
+        self._conclude = conclude
+        self._recording = recording
+        self._length = length
+        self._close = close
+        self._concluded = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            self._end(self._recording.whole(length=self._length))
+            raise
+        self._recording.take(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Close the source. A body that was not passed on to its end has broken off."""
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            self._end(None)
+
+    def _end(self, body: bytes | None) -> None:
+        if not self._concluded:
+            self._concluded = True
+            self._conclude(body)

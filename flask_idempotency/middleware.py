@@ -1,0 +1,81 @@
+"""Idempotency keys for any WSGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from werkzeug import Request, Response
+from werkzeug.exceptions import HTTPException
+
+from .engine.engine import Engine, Replay, Run
+from .engine.events import Observer
+from .engine.policy import Policy
+from .engine.store import Store
+from .http.admission import ATTEMPT, admit, place_body
+from .http.exchange import Exchange
+from .http.policy_page import Rules, answer, link_target
+from .http.problems import Problem
+from .http.replay import replay_headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class IdempotencyMiddleware:
+    """Wraps `app` so that clients may retry its POST and PATCH requests.
+
+    It keeps the final bytes, and a replay never enters the application: whatever the application refuses, it must
+    refuse by the principal, so set `Policy(principal=…)` to what tells callers apart.
+
+    `policy` may be a callable of the environ that returns the `Policy` of this request, or None to leave it alone. The
+    application finds the attempt at `environ["flask_idempotency.attempt"]`.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        store: Store,
+        policy: Policy | Callable[[dict[str, Any]], Policy | None] | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self._app = app
+        self._policy = Policy() if policy is None else policy
+        self._engine = Engine(store, observers=observers)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        policy = self._policy if isinstance(self._policy, Policy) else self._policy(environ)
+        if policy is None or ATTEMPT in environ:
+            return self._app(environ, start_response)
+        if environ["REQUEST_METHOD"] not in policy.methods:
+            if environ.get("PATH_INFO") == policy.docs_url and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+                return answer(_request(environ), [Rules(policy)])(environ, start_response)
+            return self._app(environ, start_response)
+        body = place_body(environ, policy)
+        try:
+            decision = admit(_request(environ), body, engine=self._engine, policy=policy)
+        except HTTPException as error:  # what `key_from` raised about the request
+            return error.get_response(environ)(environ, start_response)
+        docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)
+        match decision:
+            case Replay(kept):
+                start_response(kept.status, replay_headers(kept))
+                return [kept.body] if kept.body else []
+            case Problem():
+                return _refusal(decision, docs_url)(environ, start_response)
+            case Run(attempt) if attempt is not None:
+                environ[ATTEMPT] = attempt
+                exchange = Exchange(attempt, self._engine, start_response, docs_url=docs_url)
+                return exchange.run(self._app, environ)
+        return self._app(environ, start_response)
+
+
+def _request(environ: WSGIEnvironment) -> Request:
+    # Not populated: the application makes its own request of this environ.
+    return Request(environ, populate_request=False)
+
+
+def _refusal(problem: Problem, docs_url: str | None) -> Response:
+    return Response(problem.body(), status=problem.status, headers=problem.headers(docs_url))

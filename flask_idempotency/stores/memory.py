@@ -1,0 +1,124 @@
+"""Records in this process's memory: for tests, and for a service that runs as one process."""
+
+import heapq
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..engine import clock
+from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+
+
+@dataclass(slots=True)
+class _Record:
+    fingerprint: bytes
+    token: bytes
+    number: int
+    lease_ends: float | None  # None once completed
+    expires_at: float
+    response: StoredResponse | None = None
+
+
+class MemoryStore:
+    """Records in memory. Other processes do not see them, and they end with the process."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, _Record] = {}
+        self._expiries: list[tuple[float, bytes]] = []
+        self._renew_lock()
+        if hasattr(os, "register_at_fork"):
+            # A child must not inherit a lock that some thread of its parent held.
+            me = weakref.ref(self)
+
+            def renew_lock() -> None:
+                if store := me():
+                    store._renew_lock()
+
+            os.register_at_fork(after_in_child=renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def claim(
+        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
+    ) -> Claimed | InProgress | Completed:
+        """See `Store.claim`."""
+        with self._lock:
+            now = clock.now()
+            found = self._records.get(record.id)
+            if found is None or found.expires_at <= now:
+                number = 1
+            elif found.lease_ends is None:
+                return Completed(found.fingerprint, found.response)
+            elif found.lease_ends <= now and take_over and found.fingerprint == fingerprint:
+                number = found.number + 1
+            else:
+                return InProgress(found.fingerprint, found.lease_ends, lapsed=found.lease_ends <= now)
+            token = secrets.token_bytes(16)
+            lease_ends = now + lease
+            expires_at = max(lease_ends, now + retention)
+            self._records[record.id] = _Record(fingerprint, token, number, lease_ends, expires_at)
+            heapq.heappush(self._expiries, (expires_at, record.id))
+            return Claimed(Claim(record.id, token), lapsed=number > 1, number=number)
+
+    def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
+        """See `Store.complete`."""
+        with self._lock:
+            record = self._held(claim)
+            if record is None:
+                return False
+            record.lease_ends = None
+            record.response = response or record.response
+            record.expires_at = clock.now() + retention
+            heapq.heappush(self._expiries, (record.expires_at, claim.record_id))
+            return True
+
+    def release(self, claim: Claim) -> bool:
+        """See `Store.release`."""
+        with self._lock:
+            record = self._held(claim)
+            if record is None or record.lease_ends is None:
+                return False
+            del self._records[claim.record_id]
+            return True
+
+    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
+        """See `Store.renew`."""
+        with self._lock:
+            lease_ends = clock.now() + lease
+            for claim in claims:
+                record = self._held(claim)
+                if record is not None and record.lease_ends is not None:
+                    record.lease_ends = lease_ends
+                    record.expires_at = max(record.expires_at, lease_ends)
+
+    def purge(self, *, limit: int) -> int:
+        """See `Store.purge`."""
+        purged = 0
+        with self._lock:
+            now = clock.now()
+            while purged < limit and self._expiries and self._expiries[0][0] <= now:
+                _, record_id = heapq.heappop(self._expiries)
+                record = self._records.get(record_id)
+                if record is None:
+                    continue
+                if record.expires_at <= now:
+                    del self._records[record_id]
+                    purged += 1
+                elif record.lease_ends is not None:
+                    # Renewed past the expiry that was noted for it; a completion notes its own.
+                    heapq.heappush(self._expiries, (record.expires_at, record_id))
+        return purged
+
+    def close(self) -> None:
+        """Forget every record."""
+        with self._lock:
+            self._records.clear()
+            self._expiries.clear()
+
+    def _held(self, claim: Claim) -> _Record | None:
+        record = self._records.get(claim.record_id)
+        return record if record is not None and record.token == claim.token else None

@@ -1,0 +1,55 @@
+"""The embedded stores under the contract that all stores fulfil."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+
+from flask_idempotency.engine.store import Store
+from flask_idempotency.stores import MemoryStore, SQLiteStore
+from flask_idempotency.testing import StoreContract
+
+
+class EmbeddedStoreContract(StoreContract):
+    """Embedded stores ask this process's clock, which is stopped here and moved by the tests."""
+
+    @pytest.fixture(autouse=True)
+    def stopped_clock(self) -> Iterator[None]:
+        with freeze_time("2026-11-24 12:00:00") as self.clock:
+            yield
+
+    def let_pass(self, seconds: float) -> None:
+        self.clock.tick(seconds)
+
+
+class TestMemoryStore(EmbeddedStoreContract):
+    @pytest.fixture(autouse=True)
+    def the_only_store(self) -> None:
+        self.only = MemoryStore()
+
+    def open_store(self) -> Store:
+        return self.only
+
+
+class TestSQLiteStore(EmbeddedStoreContract):
+    @pytest.fixture(autouse=True)
+    def one_file(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "idempotency.db"
+
+    def open_store(self) -> Store:
+        return SQLiteStore(self.path)
+
+
+class TestFastSQLiteStore(TestSQLiteStore):
+    def open_store(self) -> Store:
+        return SQLiteStore(self.path, durable=False)
+
+
+class TestSQLiteStoreInRealTime(StoreContract):
+    @pytest.fixture(autouse=True)
+    def one_file(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "idempotency.db"
+
+    def open_store(self) -> Store:
+        return SQLiteStore(self.path)
