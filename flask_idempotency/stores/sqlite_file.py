@@ -176,27 +176,25 @@ class SQLiteFile:
 
     def _open(self, *, synchronous: str) -> sqlite3.Connection:
         with self._opening:
-            if self._inode is None:
+            fresh = self._inode is None
+            if fresh:
                 self._make_file()
-            connection = self._connect(synchronous)
-            if self._inode is None:
-                try:
+            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            try:
+                # The first statement of a connection may meet another process's lock, even a PRAGMA.
+                self._patiently(lambda: connection.execute(f"PRAGMA synchronous={synchronous}"))
+                if fresh:
                     self._patiently(lambda: _make_ready(connection, self.path))
-                except BaseException:
-                    connection.close()
-                    raise
-                self._inode = self.path.stat().st_ino
+                    self._inode = self.path.stat().st_ino
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
     def _make_file(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Answers are private: only the user whom the application runs as may read them.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-
-    def _connect(self, synchronous: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA synchronous={synchronous}")
-        return connection
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do it, again and again while another process holds the lock it needs."""
