@@ -119,7 +119,9 @@ def _cut(timeout: Any, left: float) -> Timeout:
     """The caller's time-out, cut to what is left until the deadline."""
     if isinstance(timeout, Timeout):
         total = min(timeout.total, left) if isinstance(timeout.total, int | float) else left
-        return Timeout(total=total, connect=timeout.connect_timeout, read=timeout.read_timeout)
+        cut = timeout.clone()
+        cut.total = total
+        return cut
     connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     return Timeout(total=left, connect=connect, read=read)
 

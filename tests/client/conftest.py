@@ -1,12 +1,13 @@
 """The world of the client tests: a till, a network before it that fails on demand, and each client of ours."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 import requests
-from client_kinds import CLIENTS, Client
+from client_kinds import CLIENTS, Client, Httpx, Requests
 from faulty_network import Fault, FaultyNetwork
 from payment_server import Running, Till
 
@@ -60,6 +61,25 @@ def make_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def requests_client() -> Iterator[Requests]:
+    with closing(Requests(QUICK)) as client:
+        yield client
+
+
+@pytest.fixture
+def httpx_client() -> Iterator[Httpx]:
+    with closing(Httpx(QUICK)) as client:
+        yield client
+
+
+@pytest.fixture(params=[Requests, Httpx], ids=["Requests", "Httpx"])
+def sync_client(request: pytest.FixtureRequest) -> Iterator[Requests | Httpx]:
+    """Those that take files: httpx knows no files as the content of asynchronous requests."""
+    with closing(request.param(QUICK)) as client:
+        yield client
 
 
 @pytest.fixture
