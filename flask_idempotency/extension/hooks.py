@@ -55,17 +55,19 @@ class Hooks:
         others = app.preprocess_request
 
         def preprocess_request(*args: Any) -> Any:
-            in_force = self.views.of(request)
-            if in_force is None or ATTEMPT in request.environ:
+            current = _current_request()
+            in_force = self.views.of(current)
+            environ = current.environ
+            if in_force is None or ATTEMPT in environ:
                 return others(*args)
             # Before anything reads the body: what reads it first reads it through ours.
-            passage = Passage(in_force.policy, place_body(request.environ, in_force.policy))
-            request.environ[_PASSAGE] = passage
+            passage = Passage(in_force.policy, place_body(environ, in_force.policy))
+            environ[_PASSAGE] = passage
             self._stand_last()
             refused = others(*args)
             if refused is not None or in_force.decorated:
                 return refused
-            return self.admit(passage)
+            return self.admit(current, passage)
 
         app.preprocess_request = preprocess_request  # type: ignore[method-assign]
         app.after_request(self._after)
@@ -73,9 +75,8 @@ class Hooks:
         if self.policy.docs_url is not None and self.policy.docs_url.startswith("/"):
             app.add_url_rule(self.policy.docs_url, "idempotency_policy", self._policy_page, methods=["GET"])
 
-    def admit(self, passage: Passage) -> Response | None:
-        """Claim for the current request. None: it may run; else what to answer instead."""
-        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    def admit(self, current: Request, passage: Passage) -> Response | None:
+        """Claim for a request. None: it may run; else what to answer instead."""
         environ = current.environ
         passage.admitted = True
         decision = admit(
@@ -101,7 +102,8 @@ class Hooks:
 
     def admit_in_view(self, policy: Policy) -> Response | None:
         """Claim at the place of a view's decorator, under the view's policy."""
-        environ = request.environ
+        current = _current_request()
+        environ = current.environ
         passage = environ.get(_PASSAGE)
         if passage is not None and passage.admitted:
             # A decorator that does not use functools.wraps hid the view's options from the hook.
@@ -109,11 +111,11 @@ class Hooks:
             if (attempt := environ.get(ATTEMPT)) is not None:
                 attempt.policy = policy
             return None
-        if ATTEMPT in environ or request.method not in policy.methods:
+        if ATTEMPT in environ or current.method not in policy.methods:
             return None
         if passage is None:
             passage = environ[_PASSAGE] = Passage(policy, place_body(environ, policy))
-        return self.admit(passage)
+        return self.admit(current, passage)
 
     def _stand_last(self) -> None:
         """Be the first of the app-wide after-request hooks to run: Flask runs the last one registered first.
@@ -127,7 +129,7 @@ class Hooks:
             self.app.after_request_funcs[None] = [*(hook for hook in hooks if hook != self._after), self._after]
 
     def _after(self, response: Response) -> Response:
-        environ = request.environ
+        environ = _current_request().environ
         passage: Passage | None = environ.get(_PASSAGE)
         if passage is None:
             return response
@@ -181,8 +183,9 @@ class Hooks:
 
     def _teardown(self, error: BaseException | None) -> None:
         """Give the key back where an exception passed by everything that makes responses of exceptions."""
-        attempt: Attempt | None = request.environ.get(ATTEMPT)
-        if attempt is None or attempt.state is not State.RUNNING or _PASSAGE not in request.environ:
+        environ = _current_request().environ
+        attempt: Attempt | None = environ.get(ATTEMPT)
+        if attempt is None or attempt.state is not State.RUNNING or _PASSAGE not in environ:
             return
         if error is None or isinstance(error, Exception):
             self.engine.release(attempt)
@@ -202,6 +205,12 @@ class Hooks:
 
     def _policy_page(self) -> Any:
         return answer(request, self.views.published())
+
+
+def _current_request() -> Request:
+    """The request itself: each look through Flask's proxy costs as much as ten at the request."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return current
 
 
 def current_hooks() -> Hooks:
