@@ -4,6 +4,7 @@ from enum import Enum
 
 from .policy import Policy
 from .records import Claim
+from .store import Store
 
 
 class State(Enum):
@@ -17,15 +18,20 @@ class State(Enum):
 class Attempt:
     """The attempt that a handler is in: the `key`, its `number` (1 for the first), and whether a holder `lapsed`."""
 
-    __slots__ = ("claim", "key", "lapsed", "number", "policy", "state")
+    __slots__ = ("claim", "fingerprint", "key", "lapsed", "number", "policy", "refused", "state", "store")
 
-    def __init__(self, key: str, claim: Claim, policy: Policy, *, number: int, lapsed: bool) -> None:
+    def __init__(
+        self, store: Store, key: str, claim: Claim, fingerprint: bytes, policy: Policy, *, number: int, lapsed: bool
+    ) -> None:
+        self.store = store
         self.key = key
+        self.fingerprint = fingerprint
         self.number = number
         self.lapsed = lapsed
         self.claim = claim
         self.policy = policy
         self.state = State.RUNNING
+        self.refused = False  # a step could not run: whatever is answered, it is not the operation's answer
 
     def __repr__(self) -> str:
         # The key stays out: a repr ends up in logs.

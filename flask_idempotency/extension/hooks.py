@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Request, Response, current_app, request
+from werkzeug.exceptions import HTTPException
 
 from ..engine.attempt import Attempt, State
 from ..engine.engine import Engine, Replay, Run
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
+from ..exactly_once.steps import StepRefused
 from ..http.admission import ATTEMPT, admit, place_body
 from ..http.body import Body
 from ..http.policy_page import answer, link_target
@@ -147,13 +149,13 @@ class Hooks:
     def _conclude(self, attempt: Attempt, response: Response) -> bool:
         """Write the end of the attempt; False where another attempt stands in its place."""
         policy = attempt.policy
-        kept = policy.keeps(response.status_code)
-        if not isinstance(response.response, list | tuple):
+        kept = policy.keeps(response.status_code) and not attempt.refused
+        if not _take_whole(response, policy.max_response_bytes):
             return self._stream(attempt, response, kept)
         if not kept:
             return self.engine.release(attempt)
         body = response.get_data()
-        if len(body) > policy.max_response_bytes:
+        if len(body) > policy.max_response_bytes or response.content_length not in (None, len(body)):
             return self.engine.complete(attempt, None)
         return self.engine.complete(attempt, keep(response.status, response.headers, body, policy))
 
@@ -199,12 +201,31 @@ class Hooks:
         response.headers.extend(replay_headers(kept))
         return response
 
+    def refusal_of_step(self, refused: StepRefused, policy: Policy) -> HTTPException:
+        """What to raise where a step may not run. It has a response of its own, so that no error handler changes it."""
+        refusal = problem(refused.refusal.value, retry_after=refused.retry_after)
+        return HTTPException(response=self._refuse(refusal, policy))
+
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
         docs_url = link_target(request.script_root, policy.docs_url)
         return self.app.response_class(refusal.body(), status=refusal.status, headers=refusal.headers(docs_url))
 
     def _policy_page(self) -> Any:
         return answer(request, self.views.published())
+
+
+def _take_whole(response: Response, limit: int) -> bool:
+    """Make the body one that is at hand, where it is known to be small enough; else it is a stream.
+
+    The responses that Flask makes of exceptions are iterators with a known length, as are files that are sent.
+    """
+    if not isinstance(response.response, list | tuple):
+        length = response.content_length
+        if length is None or length > limit:
+            return False
+        response.direct_passthrough = False
+        response.make_sequence()
+    return True
 
 
 def _current_request() -> Request:

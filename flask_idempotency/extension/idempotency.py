@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
@@ -11,11 +12,13 @@ from flask import Flask, has_request_context, request
 from ..engine.attempt import Attempt
 from ..engine.engine import Engine
 from ..engine.events import Observer
-from ..engine.policy import Policy
+from ..engine.policy import OnLapse, Policy
 from ..engine.store import Store
+from ..exactly_once.derived_key import derive_key
+from ..exactly_once.steps import StepRefused, run_step
 from ..http.admission import ATTEMPT
 from ..stores import open_store
-from .hooks import Hooks, in_view
+from .hooks import Hooks, current_hooks, in_view
 from .settings import read_policy, read_store_url
 from .signals import SignalObserver
 from .views import mark
@@ -60,6 +63,37 @@ class Idempotency:
         """The attempt that the current request is in; None where no key is in force."""
         attempt: Attempt | None = request.environ.get(ATTEMPT) if has_request_context() else None
         return attempt
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        on_lapse: OnLapse | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call `function` once for this operation and return its JSON result, in this attempt and in every other.
+
+        A re-run after a crash or a failed attempt gets the kept result instead of a second charge. `on_lapse` says
+        what happens where the process died within the step: `"rerun"` calls it again, `"refuse"` answers 409
+        `outcome-unknown`; the view's policy, unless given. Without a key in force the function is simply called.
+        """
+        attempt = self.attempt
+        if attempt is None:
+            return function(*args, **kwargs)
+        try:
+            return run_step(attempt, name, lambda: function(*args, **kwargs), on_lapse=on_lapse)
+        except StepRefused as refused:
+            raise current_hooks().refusal_of_step(refused, attempt.policy) from refused
+
+    def derive_key(self, name: str) -> str:
+        """A key for a call to another service: `headers={"Idempotency-Key": idempotency.derive_key("charge")}`.
+
+        The same in every attempt at this operation; without a key in force, a new one each time.
+        """
+        attempt = self.attempt
+        return str(uuid.uuid4()) if attempt is None else derive_key(attempt, name)
 
     @overload
     def view(self, function: View, /) -> View: ...
