@@ -28,12 +28,13 @@ _PASSAGE = "flask_idempotency.passage"
 class Passage:
     """One request's way through the hooks."""
 
-    __slots__ = ("admitted", "body", "policy", "replayed")
+    __slots__ = ("admitted", "attempt", "body", "policy", "replayed")
 
     def __init__(self, policy: Policy, body: Body | None) -> None:
         self.policy = policy
         self.body = body
         self.admitted = False
+        self.attempt: Attempt | None = None
         self.replayed: StoredResponse | None = None
 
 
@@ -59,8 +60,10 @@ class Hooks:
         def preprocess_request(*args: Any) -> Any:
             current = _current_request()
             in_force = self.views.of(current)
+            if in_force is None:
+                return others(*args)
             environ = current.environ
-            if in_force is None or ATTEMPT in environ:
+            if ATTEMPT in environ or in_force.lets_pass(environ):
                 return others(*args)
             # Before anything reads the body: what reads it first reads it through ours.
             passage = Passage(in_force.policy, place_body(environ, in_force.policy))
@@ -71,9 +74,20 @@ class Hooks:
                 return refused
             return self.admit(current, passage)
 
+        # Plain functions: Flask looks at each hook on each request, and has longer to look at a method.
+        def after(response: Response) -> Response:
+            passage = _current_request().environ.get(_PASSAGE)
+            return response if passage is None else self._after(passage, response)
+
+        def teardown(error: BaseException | None) -> None:
+            environ = _current_request().environ
+            if _PASSAGE in environ:
+                self._teardown(environ[_PASSAGE].attempt, error)
+
+        self._after_hook = after
         app.preprocess_request = preprocess_request  # type: ignore[method-assign]
-        app.after_request(self._after)
-        app.teardown_request(self._teardown)
+        app.after_request(after)
+        app.teardown_request(teardown)
         if self.policy.docs_url is not None and self.policy.docs_url.startswith("/"):
             app.add_url_rule(self.policy.docs_url, "idempotency_policy", self._policy_page, methods=["GET"])
 
@@ -94,7 +108,7 @@ class Hooks:
             current.stream = environ["wsgi.input"]
         match decision:
             case Run(attempt) if attempt is not None:
-                environ[ATTEMPT] = attempt
+                passage.attempt = environ[ATTEMPT] = attempt
             case Replay(kept):
                 passage.replayed = kept
                 return self._replay(kept)
@@ -110,8 +124,8 @@ class Hooks:
         if passage is not None and passage.admitted:
             # A decorator that does not use functools.wraps hid the view's options from the hook.
             passage.policy = policy
-            if (attempt := environ.get(ATTEMPT)) is not None:
-                attempt.policy = policy
+            if passage.attempt is not None:
+                passage.attempt.policy = policy
             return None
         if ATTEMPT in environ or current.method not in policy.methods:
             return None
@@ -125,20 +139,16 @@ class Hooks:
         So what the view and its blueprint answered is kept, and app-wide hooks act once on each response, a replay
         too.
         """
-        hooks = self.app.after_request_funcs[None]
-        if hooks[-1] != self._after:
+        hooks, ours = self.app.after_request_funcs[None], self._after_hook
+        if hooks[-1] is not ours:
             # A new list: other threads may be going through the old one.
-            self.app.after_request_funcs[None] = [*(hook for hook in hooks if hook != self._after), self._after]
+            self.app.after_request_funcs[None] = [*(hook for hook in hooks if hook is not ours), ours]
 
-    def _after(self, response: Response) -> Response:
-        environ = _current_request().environ
-        passage: Passage | None = environ.get(_PASSAGE)
-        if passage is None:
-            return response
+    def _after(self, passage: Passage, response: Response) -> Response:
         if passage.replayed is not None:
             # As it was kept, without what the blueprint's hooks did to it a second time.
             return self._replay(passage.replayed)
-        attempt: Attempt | None = environ.get(ATTEMPT)
+        attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return response
         if self._conclude(attempt, response):
@@ -183,11 +193,9 @@ class Hooks:
         )
         return True
 
-    def _teardown(self, error: BaseException | None) -> None:
+    def _teardown(self, attempt: Attempt | None, error: BaseException | None) -> None:
         """Give the key back where an exception passed by everything that makes responses of exceptions."""
-        environ = _current_request().environ
-        attempt: Attempt | None = environ.get(ATTEMPT)
-        if attempt is None or attempt.state is not State.RUNNING or _PASSAGE not in environ:
+        if attempt is None or attempt.state is not State.RUNNING:
             return
         if error is None or isinstance(error, Exception):
             self.engine.release(attempt)

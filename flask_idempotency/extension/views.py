@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 from flask import Flask, Request
 
 from ..engine.policy import Policy
+from ..http.admission import environ_name
 from ..http.policy_page import Rules
 
 #: The attribute of a view, a view class or a blueprint that says what is special about it. `functools.wraps` copies
 #: it, so that decorators above ours do not hide it.
 _MARK = "__idempotency__"
+
+#: The methods that any view covers by options of its own: most requests with another need no second look.
+_marked_methods: set[str] = set()
 
 Marked = TypeVar("Marked")
 
@@ -32,6 +36,7 @@ EXEMPT = Mark(None)
 def mark(target: Marked, options: Mapping[str, Any] | None) -> Marked:
     """Put options, or the exemption, on a view function, a view class or a blueprint."""
     setattr(target, _MARK, EXEMPT if options is None else Mark(MappingProxyType(dict(options))))
+    _marked_methods.update(Policy(**(options or {})).methods)
     return target
 
 
@@ -41,6 +46,16 @@ class InForce:
 
     policy: Policy
     decorated: bool
+    header: str | None  # where the environ has the key; None where `key_from` finds it
+
+    @classmethod
+    def by(cls, policy: Policy, *, decorated: bool) -> InForce:
+        """`policy`, with what is asked on every request worked out once."""
+        return cls(policy, decorated, None if policy.key_from else environ_name(policy.header))
+
+    def lets_pass(self, environ: Mapping[str, Any]) -> bool:
+        """Whether the request needs no key and has none."""
+        return not self.policy.required and self.header is not None and self.header not in environ
 
 
 class ViewPolicies:
@@ -57,13 +72,15 @@ class ViewPolicies:
 
     def of(self, request: Request) -> InForce | None:
         """What is in force for a request that was routed; None: leave it alone."""
+        method = request.method
+        if method not in self._policy.methods and method not in _marked_methods:
+            return None
         endpoint = request.endpoint
         if endpoint is None or request.routing_exception is not None:
             return None
         view = self._app.view_functions.get(endpoint)
         if view is None:
             return None
-        method = request.method
         found = self._known.get((endpoint, method))
         if found is None or found[0] is not view:
             found = self._known[endpoint, method] = view, self._find(view, method, request.blueprints)
@@ -84,11 +101,11 @@ class ViewPolicies:
         marks = [getattr(place, _MARK, None) for place in self._places(view, method, blueprints)]
         said = next((found for found in marks if found is not None), None)
         if said is None:
-            return InForce(self._policy, decorated=False) if method in self._policy.methods else None
+            return InForce.by(self._policy, decorated=False) if method in self._policy.methods else None
         if said.options is None:
             return None
         policy = self.with_options(said.options)
-        return InForce(policy, decorated=True) if method in policy.methods else None
+        return InForce.by(policy, decorated=True) if method in policy.methods else None
 
     def _places(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Iterator[object]:
         """Where a mark may stand, the nearest to the handler first."""

@@ -2,7 +2,6 @@
 
 import heapq
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Iterable
@@ -57,7 +56,7 @@ class MemoryStore:
                 number = found.number + 1
             else:
                 return InProgress(found.fingerprint, found.lease_ends, lapsed=found.lease_ends <= now)
-            token = secrets.token_bytes(16)
+            token = os.urandom(16)
             lease_ends = now + lease
             expires_at = max(lease_ends, now + retention)
             self._records[record.id] = _Record(fingerprint, token, number, lease_ends, expires_at)
@@ -73,7 +72,6 @@ class MemoryStore:
             record.lease_ends = None
             record.response = response or record.response
             record.expires_at = clock.now() + retention
-            heapq.heappush(self._expiries, (record.expires_at, claim.record_id))
             return True
 
     def release(self, claim: Claim) -> bool:
@@ -108,8 +106,8 @@ class MemoryStore:
                 if record.expires_at <= now:
                     del self._records[record_id]
                     purged += 1
-                elif record.lease_ends is not None:
-                    # Renewed past the expiry that was noted for it; a completion notes its own.
+                else:
+                    # Renewed or completed since its expiry was noted.
                     heapq.heappush(self._expiries, (record.expires_at, record_id))
         return purged
 
