@@ -132,14 +132,22 @@ def narrow_client() -> Iterator[Requests]:
         yield client
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_requests_gives_its_connection_back_between_attempts(
-    narrow_client: Requests, till: Till, network: Network
+    stream: bool, narrow_client: Requests, till: Till, server: Running
 ) -> None:
     """With a pool of one that blocks, an answer that was never let go would starve the next attempt for ever."""
     till.canned.extend([Canned(503), Canned.problem(409, "request-in-progress")])
+    answers: list[requests.Response] = []
 
-    answer = narrow_client.send("POST", network(Fault.CUT_ANSWER).url, stream=True)
-    assert answer.status_code == 201
+    # Apart, so that a starved attempt fails the test instead of hanging it.
+    apart = threading.Thread(
+        target=lambda: answers.append(narrow_client.send("POST", server.url, stream=stream)), daemon=True
+    )
+    apart.start()
+    apart.join(PATIENCE)
+
+    assert [answer.status_code for answer in answers] == [201]
 
 
 def test_httpx_gives_its_connection_back_between_attempts(till: Till, network: Network) -> None:
