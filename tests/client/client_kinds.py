@@ -13,6 +13,12 @@ from flask_idempotency.client import (
     RetryPolicy,
 )
 
+#: Waits of milliseconds: what is tested is whether and how often, not how long.
+QUICK = RetryPolicy(attempts=4, deadline=20.0, backoff=0.001, backoff_max=0.002)
+
+#: What a client raises where the network is at fault.
+NETWORK_ERRORS = requests.RequestException, httpx.TransportError
+
 #: Seconds that an attempt waits. Long enough for a busy machine to answer in.
 TIMEOUT = 1.5
 

@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
-import httpx
 import pytest
-import requests
-from client_kinds import CLIENTS, Client, Httpx, Requests
+from client_kinds import CLIENTS, QUICK, Client, Httpx, Requests
 from faulty_network import Fault, FaultyNetwork
 from payment_server import Running, Till
 
@@ -43,10 +41,6 @@ def network(server: Running) -> Iterator[Callable[..., FaultyNetwork]]:
     yield make
     for made in networks:
         made.close()
-
-
-#: Waits of milliseconds: what is tested is whether and how often, not how long.
-QUICK = RetryPolicy(attempts=4, deadline=20.0, backoff=0.001, backoff_max=0.002)
 
 
 @pytest.fixture(params=CLIENTS, ids=[kind.__name__ for kind in CLIENTS])
@@ -85,7 +79,3 @@ def sync_client(request: pytest.FixtureRequest) -> Iterator[Requests | Httpx]:
 @pytest.fixture
 def client(make_client: Callable[..., Client]) -> Client:
     return make_client()
-
-
-#: What a client raises where the network is at fault.
-NETWORK_ERRORS = requests.RequestException, httpx.TransportError

@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from client_kinds import Client, Httpx, Requests
-from conftest import QUICK
+from client_kinds import QUICK, Client, Httpx, Requests
 from faulty_network import PATIENCE, Fault, FaultyNetwork
 from payment_server import Canned, Running, Till
 

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client_kinds import AsyncHttpx, Client, Httpx, Requests
-from conftest import NETWORK_ERRORS, QUICK
+from client_kinds import NETWORK_ERRORS, QUICK, AsyncHttpx, Client, Httpx, Requests
 from faulty_network import Fault, FaultyNetwork
 from payment_server import Canned, Running, Till
 

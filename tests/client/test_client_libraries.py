@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from client_kinds import Client, Requests
-from conftest import NETWORK_ERRORS, QUICK
+from client_kinds import NETWORK_ERRORS, QUICK, Client, Requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

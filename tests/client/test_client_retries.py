@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from client_kinds import Client
-from conftest import NETWORK_ERRORS, QUICK
+from client_kinds import NETWORK_ERRORS, QUICK, Client
 from faulty_network import Fault, FaultyNetwork
 from payment_server import Canned, Running, Till
 
