@@ -152,7 +152,8 @@ class Engine:
             fingerprint,
             lease=policy.lease,
             retention=policy.retention,
-            take_over=policy.on_lapse == "rerun",
+            # An atomic attempt that died left nothing behind, or its proof: there is no unknown outcome to refuse.
+            take_over=policy.atomic or policy.on_lapse == "rerun",
         )
 
     def _wait(

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Literal, get_args
 
 OnLapse = Literal["rerun", "refuse"]
+OnConflict = Literal["refuse", "rerun"]
 OnStoreError = Literal["refuse", "run"]
 Keep = Literal["success", "all"]
 FingerprintBy = Literal["bytes", "json"]
@@ -56,6 +57,10 @@ class Policy:
     docs_url: str | None = "/idempotency-policy"
     #: What of the payload is digested: its bytes, or, where it is JSON, its value.
     fingerprint: FingerprintBy = "bytes"
+    #: Whether the view's rows and its kept answer commit in one transaction; needs SQLAlchemy sessions.
+    atomic: bool = False
+    #: What an atomic view does when its transaction met another's: 503, or run again a few times.
+    on_conflict: OnConflict = "refuse"
     #: Whether `Set-Cookie` is kept and replayed.
     keep_cookies: bool = False
 
@@ -72,11 +77,12 @@ class Policy:
         settle(self, "lease", _seconds("lease", self.lease, zero=False))
         settle(self, "wait", _seconds("wait", self.wait, zero=True))
         _header("header", self.header)
-        for name in ("required", "strict", "keep_cookies"):
+        for name in ("required", "strict", "atomic", "keep_cookies"):
             _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         _require("key_from", self.key_from, self.key_from is None or callable(self.key_from), "a callable or None")
         _choice("keep", self.keep, Keep, or_callable=True)
         _choice("on_lapse", self.on_lapse, OnLapse)
+        _choice("on_conflict", self.on_conflict, OnConflict)
         _choice("on_store_error", self.on_store_error, OnStoreError)
         _choice("fingerprint", self.fingerprint, FingerprintBy)
         size = self.max_response_bytes

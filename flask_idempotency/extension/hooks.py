@@ -14,39 +14,26 @@ from ..engine.policy import Policy
 from ..engine.records import StoredResponse
 from ..exactly_once.steps import StepRefused
 from ..http.admission import ATTEMPT, admit, place_body
-from ..http.body import Body
 from ..http.policy_page import answer, link_target
 from ..http.problems import Problem, problem
 from ..http.replay import keep, replay_headers
 from ..http.stream import Recording, WatchedStream
+from .atomic_views import AtomicViews
+from .passage import PASSAGE, Passage, kept_response, take_whole
 from .signed_in import SignedInUser
 from .views import ViewPolicies
-
-_PASSAGE = "flask_idempotency.passage"
-
-
-class Passage:
-    """One request's way through the hooks."""
-
-    __slots__ = ("admitted", "attempt", "body", "policy", "replayed")
-
-    def __init__(self, policy: Policy, body: Body | None) -> None:
-        self.policy = policy
-        self.body = body
-        self.admitted = False
-        self.attempt: Attempt | None = None
-        self.replayed: StoredResponse | None = None
 
 
 class Hooks:
     """What the extension does around the views of one application. Kept in `app.extensions["idempotency"]`."""
 
-    def __init__(self, app: Flask, engine: Engine, policy: Policy) -> None:
+    def __init__(self, app: Flask, engine: Engine, policy: Policy, *, sessions: Any = None) -> None:
         self.app = app
         self.engine = engine
         self.policy = policy
         self.views = ViewPolicies(app, policy)
         self._signed_in = SignedInUser(app)
+        self._atomic_views = AtomicViews(app, engine, sessions, self._refuse, self._replay)
 
     def install(self) -> None:
         """Put the hooks where the order of `init_app` calls cannot move them.
@@ -67,22 +54,33 @@ class Hooks:
                 return others(*args)
             # Before anything reads the body: what reads it first reads it through ours.
             passage = Passage(in_force.policy, place_body(environ, in_force.policy))
-            environ[_PASSAGE] = passage
+            environ[PASSAGE] = passage
             self._stand_last()
             refused = others(*args)
             if refused is not None or in_force.decorated:
                 return refused
             return self.admit(current, passage)
 
+        if self.policy.atomic:
+            dispatch = app.dispatch_request
+
+            def dispatch_request(*args: Any) -> Any:
+                passage = _current_request().environ.get(PASSAGE)
+                if passage is None or not passage.admitted:  # a decorator further in will see to it
+                    return dispatch(*args)
+                return self.run(passage, lambda: dispatch(*args))
+
+            app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+
         # Plain functions: Flask looks at each hook on each request, and has longer to look at a method.
         def after(response: Response) -> Response:
-            passage = _current_request().environ.get(_PASSAGE)
+            passage = _current_request().environ.get(PASSAGE)
             return response if passage is None else self._after(passage, response)
 
         def teardown(error: BaseException | None) -> None:
             environ = _current_request().environ
-            if _PASSAGE in environ:
-                self._teardown(environ[_PASSAGE].attempt, error)
+            if PASSAGE in environ:
+                self._teardown(environ[PASSAGE], error)
 
         self._after_hook = after
         app.preprocess_request = preprocess_request  # type: ignore[method-assign]
@@ -120,7 +118,7 @@ class Hooks:
         """Claim at the place of a view's decorator, under the view's policy."""
         current = _current_request()
         environ = current.environ
-        passage = environ.get(_PASSAGE)
+        passage = environ.get(PASSAGE)
         if passage is not None and passage.admitted:
             # A decorator that does not use functools.wraps hid the view's options from the hook.
             passage.policy = policy
@@ -130,8 +128,25 @@ class Hooks:
         if ATTEMPT in environ or current.method not in policy.methods:
             return None
         if passage is None:
-            passage = environ[_PASSAGE] = Passage(policy, place_body(environ, policy))
+            passage = environ[PASSAGE] = Passage(policy, place_body(environ, policy))
         return self.admit(current, passage)
+
+    def run(self, passage: Passage, view: Callable[[], Any]) -> Any:
+        """Run the view of an admitted request; in one transaction with its answer, where the policy says so."""
+        if passage.attempt is None or passage.entered or not passage.policy.atomic:
+            return view()
+        passage.entered = True
+        current = _current_request()
+
+        def rewind() -> None:
+            current.stream.seek(0)
+
+        return self._atomic_views.run(passage, passage.attempt, view, rewind)
+
+    def run_in_view(self, view: Callable[[], Any]) -> Any:
+        """Run what a view's decorator stands around."""
+        passage = _current_request().environ.get(PASSAGE)
+        return view() if passage is None else self.run(passage, view)
 
     def _stand_last(self) -> None:
         """Be the first of the app-wide after-request hooks to run: Flask runs the last one registered first.
@@ -151,23 +166,23 @@ class Hooks:
         attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return response
-        if self._conclude(attempt, response):
+        if self._conclude(passage, attempt, response) or passage.committed:
             return response
         response.close()
         return self._refuse(problem("claim-fenced"), attempt.policy)
 
-    def _conclude(self, attempt: Attempt, response: Response) -> bool:
+    def _conclude(self, passage: Passage, attempt: Attempt, response: Response) -> bool:
         """Write the end of the attempt; False where another attempt stands in its place."""
         policy = attempt.policy
         kept = policy.keeps(response.status_code) and not attempt.refused
-        if not _take_whole(response, policy.max_response_bytes):
+        if passage.committed and not kept:
+            # A hook made something else of the answer, but the work is done.
+            return self.engine.complete(attempt, passage.committed_response)
+        if not take_whole(response, policy.max_response_bytes):
             return self._stream(attempt, response, kept)
         if not kept:
             return self.engine.release(attempt)
-        body = response.get_data()
-        if len(body) > policy.max_response_bytes or response.content_length not in (None, len(body)):
-            return self.engine.complete(attempt, None)
-        return self.engine.complete(attempt, keep(response.status, response.headers, body, policy))
+        return self.engine.complete(attempt, kept_response(response, policy))
 
     def _stream(self, attempt: Attempt, response: Response, kept: bool) -> bool:
         if not kept:
@@ -193,11 +208,14 @@ class Hooks:
         )
         return True
 
-    def _teardown(self, attempt: Attempt | None, error: BaseException | None) -> None:
+    def _teardown(self, passage: Passage, error: BaseException | None) -> None:
         """Give the key back where an exception passed by everything that makes responses of exceptions."""
+        attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return
-        if error is None or isinstance(error, Exception):
+        if passage.committed:
+            self.engine.complete(attempt, passage.committed_response)
+        elif error is None or isinstance(error, Exception) or attempt.policy.atomic:
             self.engine.release(attempt)
         else:
             # Torn off, as by a worker's time-out: nobody knows how far it came, so the claim is left to lapse.
@@ -220,20 +238,6 @@ class Hooks:
 
     def _policy_page(self) -> Any:
         return answer(request, self.views.published())
-
-
-def _take_whole(response: Response, limit: int) -> bool:
-    """Make the body one that is at hand, where it is known to be small enough; else it is a stream.
-
-    The responses that Flask makes of exceptions are iterators with a known length, as are files that are sent.
-    """
-    if not isinstance(response.response, list | tuple):
-        length = response.content_length
-        if length is None or length > limit:
-            return False
-        response.direct_passthrough = False
-        response.make_sequence()
-    return True
 
 
 def _current_request() -> Request:
@@ -259,6 +263,7 @@ def in_view(options: dict[str, Any], view: Callable[..., Any]) -> Callable[..., 
         answered = hooks.admit_in_view(hooks.views.with_options(options))
         if answered is not None:
             return answered
-        return current_app.ensure_sync(view)(*args, **kwargs)
+        run = current_app.ensure_sync(view)
+        return hooks.run_in_view(lambda: run(*args, **kwargs))
 
     return claiming_view

@@ -31,7 +31,8 @@ class Idempotency:
     """Makes every POST and PATCH of a Flask application safe to retry.
 
     `store` replaces the one that `IDEMPOTENCY_STORE_URL` names; `policy` is what the configuration starts from;
-    `observers` hear every event. One instance may serve several applications.
+    `observers` hear every event; `session` is the `scoped_session` that atomic views join, where it is not
+    Flask-SQLAlchemy's. One instance may serve several applications.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Idempotency:
         store: Store | None = None,
         policy: Policy | None = None,
         observers: Iterable[Observer] = (),
+        session: Any = None,
     ) -> None:
+        self._session = session
         self._store = store
         self._policy = Policy() if policy is None else policy
         self._observers = tuple(observers)
@@ -55,7 +58,7 @@ class Idempotency:
         policy = read_policy(app.config, self._policy)
         store = self._store or open_store(read_store_url(app.config), directory=app.instance_path)
         engine = Engine(store, observers=(*self._observers, SignalObserver(app)))
-        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy)
+        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, sessions=self._session)
         hooks.install()
 
     @property

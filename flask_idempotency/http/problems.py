@@ -97,6 +97,12 @@ _ALL = (
         "again later.",
     ),
     Problem(
+        "transaction-conflict",
+        503,
+        "The request met another one at the same data",
+        "The request was undone, since another one changed the same data meanwhile. Send the same request again.",
+    ),
+    Problem(
         "request-body-malformed",
         400,
         "The request body is malformed",

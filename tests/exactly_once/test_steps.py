@@ -122,7 +122,9 @@ def test_where_the_process_died_in_the_step_on_lapse_decides(
     answers = [client.post("/orders", headers=KEY) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [status] * 2
     if status == 409:
-        assert [answer.json["type"] for answer in answers if answer.json] == ["urn:flask-idempotency:outcome-unknown"] * 2
+        assert [answer.json["type"] for answer in answers if answer.json] == [
+            "urn:flask-idempotency:outcome-unknown"
+        ] * 2
     assert len(shop.done) == runs
 
 

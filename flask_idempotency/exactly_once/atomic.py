@@ -1,0 +1,161 @@
+"""Runs a view so that its rows and its answer commit together, or not at all."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from ..engine.attempt import Attempt
+from ..engine.records import StoredResponse
+from .joined import OuterTransaction, Sessions
+from .proofs import Proof, Proofs, proof_table
+
+logger = logging.getLogger("flask_idempotency")
+
+Answer = TypeVar("Answer")
+
+#: How often a view is run again within one request, where its transaction met another's.
+MAX_RERUNS = 3
+
+# SQLSTATE of serialization failure and deadlock (PostgreSQL); error numbers of lock wait time-out, deadlock, and
+# record changed (MariaDB, MySQL); primary result codes BUSY and LOCKED (SQLite).
+_SQLSTATES = {"40001", "40P01"}
+_ERROR_NUMBERS = {1205, 1213, 1020}
+_SQLITE_CODES = {5, 6}
+
+
+class TransactionConflict(Exception):
+    """The transaction met another's and was undone. Nothing was done; the same request may be sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Answer]):
+    """The view ran. `committed`: its rows and the proof stand; else everything was undone."""
+
+    answer: Answer
+    committed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DoneBefore:
+    """Another attempt at the operation has committed; this one left no trace."""
+
+    proof: Proof
+
+
+class AtomicRunner:
+    """Runs views of one database."""
+
+    def __init__(self, sessions: Sessions, engine: Engine, proofs: Proofs) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._proofs = proofs
+        self._ready = False
+
+    def run(
+        self,
+        attempt: Attempt,
+        view: Callable[[], Answer],
+        response_of: Callable[[Answer], tuple[bool, StoredResponse | None]],
+        *,
+        before_rerun: Callable[[], object],
+    ) -> Done[Answer] | DoneBefore:
+        """Run `view` in a transaction that commits with the proof of what it answered.
+
+        `response_of` says of an answer whether it is kept, and what is (None: a tombstone). An answer that is not
+        kept, and an exception, undo everything. Raises `TransactionConflict` where the policy does not run the view
+        again, or has as often as it may; the driver's error where the database is lost and did not commit.
+        """
+        self._make_ready()
+        if attempt.lapsed and (proof := self._find(attempt)) is not None:
+            return DoneBefore(proof)
+        reruns = MAX_RERUNS if attempt.policy.on_conflict == "rerun" else 0
+        while True:
+            try:
+                return self._run_once(attempt, view, response_of)
+            except DBAPIError as error:
+                proof = self._find(attempt) if _says_nothing_of_the_outcome(error) else None
+                if proof is not None:
+                    return DoneBefore(proof)
+                if not _is_conflict(error):
+                    raise
+                if not reruns:
+                    raise TransactionConflict from error
+                reruns -= 1
+                before_rerun()
+
+    def _run_once(
+        self,
+        attempt: Attempt,
+        view: Callable[[], Answer],
+        response_of: Callable[[Answer], tuple[bool, StoredResponse | None]],
+    ) -> Done[Answer]:
+        outer = OuterTransaction(self._sessions, self._engine)
+        outer.begin()
+        try:
+            answer = view()
+            kept, response = response_of(answer)
+            if kept:
+                outer.leave()  # first: the proof must not be in a savepoint of theirs
+                self._proofs.add(
+                    outer.connection,
+                    attempt.claim.record_id,
+                    attempt.fingerprint,
+                    response,
+                    retention=attempt.policy.retention,
+                )
+        except BaseException:
+            outer.roll_back()
+            raise
+        if kept:
+            outer.commit()
+            self._sweep()
+        else:
+            outer.roll_back()
+        return Done(answer, committed=kept)
+
+    def _find(self, attempt: Attempt) -> Proof | None:
+        with self._engine.connect() as connection:
+            return self._proofs.find(connection, attempt.claim.record_id)
+
+    def _sweep(self) -> None:
+        try:
+            with self._engine.begin() as connection:
+                self._proofs.sweep(connection)
+        except DBAPIError:
+            logger.debug("Proofs could not be swept; the next request tries again.")
+
+    def _make_ready(self) -> None:
+        """Make the table where the application's migrations have not."""
+        if not self._ready:
+            try:
+                self._proofs.table.create(self._engine, checkfirst=True)
+            except DBAPIError:
+                # Another process was first, or may make tables and we may not: then the look below decides.
+                self._proofs.table.create(self._engine, checkfirst=True)
+            self._ready = True
+
+
+def runner_for(sessions: Sessions, engine: Engine, metadata: MetaData) -> AtomicRunner:
+    """A runner whose table of proofs is part of `metadata`."""
+    return AtomicRunner(sessions, engine, Proofs(proof_table(metadata)))
+
+
+def _says_nothing_of_the_outcome(error: DBAPIError) -> bool:
+    """Whether another attempt may have committed in spite of it, or this one: a row was there, or a reply got lost."""
+    return isinstance(error, IntegrityError) or error.connection_invalidated
+
+
+def _is_conflict(error: DBAPIError) -> bool:
+    driver = error.orig
+    state = getattr(driver, "sqlstate", None)
+    number = driver.args[0] if driver is not None and driver.args else None
+    code = getattr(driver, "sqlite_errorcode", None)
+    return (
+        state in _SQLSTATES
+        or (isinstance(number, int) and number in _ERROR_NUMBERS)
+        or (code is not None and code & 0xFF in _SQLITE_CODES)
+    )

@@ -1,0 +1,103 @@
+"""Atomic views: what a view commits and what it answers become one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from ..engine.attempt import Attempt
+from ..engine.engine import Engine
+from ..engine.records import StoredResponse
+from ..http.problems import problem
+from .passage import Passage, kept_response, take_whole
+
+if TYPE_CHECKING:
+    from ..exactly_once.atomic import AtomicRunner, DoneBefore
+
+#: Seconds after which a client may try again when its transaction met another's.
+_CONFLICT_RETRY_AFTER = 1
+
+
+class AtomicViews:
+    """Runs the atomic views of one application, on the sessions it was given or on Flask-SQLAlchemy's."""
+
+    def __init__(
+        self,
+        app: Flask,
+        engine: Engine,
+        sessions: Any,
+        refuse: Callable[..., Response],
+        replay: Callable[..., Response],
+    ) -> None:
+        self._app = app
+        self._engine = engine
+        self._sessions = sessions
+        self._refuse = refuse
+        self._replay = replay
+        self._known_runner: AtomicRunner | None = None
+
+    def run(
+        self, passage: Passage, attempt: Attempt, view: Callable[[], Any], rewind: Callable[[], object]
+    ) -> Response:
+        """What the view answers, or what an earlier attempt has. Raises an HTTPException with a problem in it."""
+        from ..exactly_once.atomic import Done, TransactionConflict
+
+        policy = attempt.policy
+
+        def response_of(response: Response) -> tuple[bool, StoredResponse | None]:
+            if not policy.keeps(response.status_code) or attempt.refused:
+                return False, None
+            at_hand = take_whole(response, policy.max_response_bytes)
+            passage.committed_response = kept_response(response, policy) if at_hand else None
+            return True, passage.committed_response
+
+        try:
+            outcome = self._runner().run(
+                attempt, lambda: self._app.make_response(view()), response_of, before_rerun=rewind
+            )
+        except TransactionConflict as conflict:
+            raise self._refusal(attempt, "transaction-conflict", _CONFLICT_RETRY_AFTER) from conflict
+        if isinstance(outcome, Done):
+            passage.committed = outcome.committed
+            return outcome.answer
+        return self._answer_of(outcome, attempt)
+
+    def _answer_of(self, before: DoneBefore, attempt: Attempt) -> Response:
+        """Answer with what an earlier attempt has committed, and complete the record that it could not."""
+        proof = before.proof
+        if proof.fingerprint != attempt.fingerprint:
+            raise self._refusal(attempt, "idempotency-key-reused")
+        self._engine.complete(attempt, proof.response)
+        if proof.response is None:
+            raise self._refusal(attempt, "response-not-kept")
+        return self._replay(proof.response)
+
+    def _refusal(self, attempt: Attempt, slug: str, retry_after: int | None = None) -> HTTPException:
+        attempt.refused = True
+        return HTTPException(response=self._refuse(problem(slug, retry_after=retry_after), attempt.policy))
+
+    def _runner(self) -> AtomicRunner:
+        if self._known_runner is None:
+            self._known_runner = self._make_runner()
+        return self._known_runner
+
+    def _make_runner(self) -> AtomicRunner:
+        from sqlalchemy import Engine as DatabaseEngine
+        from sqlalchemy import MetaData
+
+        from ..exactly_once.atomic import runner_for
+
+        if self._sessions is not None:
+            engine = self._sessions.get_bind()
+            if not isinstance(engine, DatabaseEngine):
+                raise RuntimeError("Atomic views need sessions that are bound to an Engine.")
+            return runner_for(self._sessions, engine, MetaData())
+        db = self._app.extensions.get("sqlalchemy")
+        if db is None:
+            raise RuntimeError(
+                "Atomic views need Flask-SQLAlchemy on the app, or Idempotency(session=…) with a scoped_session."
+            )
+        return runner_for(db.session, db.engine, db.metadata)
