@@ -17,10 +17,10 @@ from flask_idempotency.client import (
 QUICK = RetryPolicy(attempts=4, deadline=20.0, backoff=0.001, backoff_max=0.002)
 
 #: What a client raises where the network is at fault.
-NETWORK_ERRORS = requests.RequestException, httpx.TransportError
+NETWORK_ERRORS: tuple[Any, ...] = requests.RequestException, httpx.TransportError
 
-#: Seconds that an attempt waits. Long enough for a busy machine to answer in.
-TIMEOUT = 1.5
+#: Seconds that an attempt waits: for ever, as far as an answer that will come is concerned.
+TIMEOUT = 20.0
 
 
 class Requests:

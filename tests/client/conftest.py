@@ -5,11 +5,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from client_kinds import CLIENTS, QUICK, Client, Httpx, Requests
-from faulty_network import Fault, FaultyNetwork
-from payment_server import Running, Till
 
 from flask_idempotency.client import RetryPolicy
+
+from .client_kinds import CLIENTS, QUICK, Client, Httpx, Requests
+from .faulty_network import Fault, FaultyNetwork
+from .payment_server import Running, Till
 
 
 @pytest.fixture

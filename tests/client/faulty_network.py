@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from enum import Enum
+from functools import partial
 from typing import Self
 
 #: Seconds after which a thing that should have happened counts as broken, not as slow.
@@ -31,8 +32,7 @@ class FaultyNetwork:
 
     def __init__(self, server: tuple[str, int], faults: Iterable[Fault] | Callable[[], Fault] = ()) -> None:
         self._server = server
-        left = iter(faults) if not callable(faults) else None
-        self._next_fault = faults if callable(faults) else lambda: next(left, Fault.NONE)
+        self._next_fault = faults if callable(faults) else partial(next, iter(faults), Fault.NONE)
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)

@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from client_kinds import QUICK, Client, Httpx, Requests
-from faulty_network import PATIENCE, Fault, FaultyNetwork
-from payment_server import Canned, Running, Till
 
 from flask_idempotency.client import IdempotencyAdapter, IdempotencyTransport
+
+from .client_kinds import QUICK, Client, Httpx, Requests
+from .faulty_network import PATIENCE, Fault, FaultyNetwork
+from .payment_server import Canned, Running, Till
 
 Network = Callable[..., FaultyNetwork]
 GZIP = ("Content-Encoding", "gzip")

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client_kinds import NETWORK_ERRORS, QUICK, AsyncHttpx, Client, Httpx, Requests
-from faulty_network import Fault, FaultyNetwork
-from payment_server import Canned, Running, Till
 
 from flask_idempotency.client import UnrepeatableBody
+
+from .client_kinds import NETWORK_ERRORS, QUICK, AsyncHttpx, Client, Httpx, Requests
+from .faulty_network import Fault, FaultyNetwork
+from .payment_server import Canned, Running, Till
 
 Network = Callable[..., FaultyNetwork]
 

@@ -63,7 +63,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     import flask_idempotency.client
 
     with pytest.raises(AttributeError, match="IdempotencyTransprot"):
-        _ = flask_idempotency.client.IdempotencyTransprot  # type: ignore[attr-defined]
+        _ = flask_idempotency.client.IdempotencyTransprot
 
 
 def test_every_public_name_is_there() -> None:

@@ -13,12 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from client_kinds import NETWORK_ERRORS, QUICK, Client, Requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from faulty_network import Fault, FaultyNetwork
-from payment_server import Canned, Running, Till
 from urllib3 import Timeout
 
 from flask_idempotency.client import (
@@ -27,6 +24,10 @@ from flask_idempotency.client import (
     IdempotencyTransport,
     RetryPolicy,
 )
+
+from .client_kinds import NETWORK_ERRORS, QUICK, Client, Requests
+from .faulty_network import Fault, FaultyNetwork
+from .payment_server import Canned, Running, Till
 
 Network = Callable[..., FaultyNetwork]
 
