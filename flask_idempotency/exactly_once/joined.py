@@ -8,6 +8,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
+from .sqlite_transactions import begin_for_real
+
 #: The transaction that sessions of the current request join.
 _current: ContextVar["OuterTransaction | None"] = ContextVar("flask_idempotency_outer_transaction", default=None)
 
@@ -40,7 +42,7 @@ class OuterTransaction:
         try:
             self._turn_off_driver_transactions()
             self._transaction = self.connection.begin()
-            self._begin_on_sqlite()
+            begin_for_real(self.connection)
         except BaseException:
             self.connection.invalidate()
             self.connection.close()
@@ -98,21 +100,12 @@ class OuterTransaction:
         self.connection.close()
 
     def _turn_off_driver_transactions(self) -> None:
-        # Python's sqlite3 begins transactions by itself, and so late that a released savepoint would commit.
+        # Else the driver would end our transaction before statements that it thinks need it.
         if self._engine.dialect.name == "sqlite":
             driver = self.connection.connection.dbapi_connection
             assert driver is not None
             if driver.isolation_level is not None:
                 self._isolation_level, driver.isolation_level = driver.isolation_level, None
-
-    def _begin_on_sqlite(self) -> None:
-        if self._engine.dialect.name != "sqlite":
-            return
-        driver = self.connection.connection.dbapi_connection
-        assert driver is not None
-        if not driver.in_transaction:  # an application may have its own listener that begins
-            # Immediate: a transaction that reads first and writes later fails where another has written meanwhile.
-            self.connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _follow(sessions: Sessions) -> None:

@@ -10,6 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("create_once needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
+from .sqlite_transactions import begin_for_real
+
 Row = TypeVar("Row")
 
 
@@ -29,6 +31,7 @@ def create_once(
         if value is None:
             # SQL takes every NULL for another value: the constraint would let any number of them in.
             raise ValueError(f"{model.__name__}.{name} must be set: it is what makes the row the only one.")
+    begin_for_real(session.connection())
     session.flush()  # what fails in here is not ours to catch
     try:
         with session.begin_nested():
