@@ -36,7 +36,7 @@ class IdempotencyTransport(httpx.BaseTransport):
     Requests with an idempotent method are retried too, without a key; one whose body cannot be read again is sent
     once. An answer to a request under a key is read to its end before it is handed on, so that one cut in mid-body is
     retried. A transport cannot see `client.stream(…)`; whoever means to read such an answer as it comes says so with
-    `extensions={"stream": True}`, and then sees a cut himself. Answers without a key are never read ahead.
+    `extensions={"stream": True}`, and is then the one to see a cut. Answers without a key are never read ahead.
 
     After the last attempt the caller gets its answer, or httpx's own exception. Raises `UnrepeatableBody`, before
     anything is sent, for a body under a key that can be read only once.
@@ -64,6 +64,18 @@ class IdempotencyTransport(httpx.BaseTransport):
 
         with exchange:
             return repeat(attempt, self._policy, _HTTPX)
+
+    def __enter__(self) -> Self:
+        self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._transport.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Close the transport that does the sending."""
@@ -98,6 +110,18 @@ class AsyncIdempotencyTransport(httpx.AsyncBaseTransport):
 
         with exchange:
             return await repeat_async(attempt, self._policy, _HTTPX)
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, traceback)
 
     async def aclose(self) -> None:
         """Close the transport that does the sending."""

@@ -88,6 +88,41 @@ def test_httpx_transports_wrap_another(till: Till) -> None:
     assert len(till.seen) == 2
 
 
+def test_a_wrapped_transport_is_entered_and_left_with_the_client() -> None:
+    told: list[str] = []
+
+    class Inner(httpx.MockTransport):
+        def __enter__(self) -> "Inner":
+            told.append("entered")
+            return self
+
+        async def __aenter__(self) -> "Inner":
+            told.append("entered")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            told.append("left")
+
+        async def __aexit__(self, *_: object) -> None:
+            told.append("left")
+
+        def close(self) -> None:
+            told.append("closed")
+
+    inner = Inner(lambda request: httpx.Response(204))
+
+    async def visit() -> None:
+        async with httpx.AsyncClient(transport=AsyncIdempotencyTransport(inner)) as client:
+            await client.post("http://till")
+
+    with httpx.Client(transport=IdempotencyTransport(inner)) as client:
+        client.post("http://till")
+    asyncio.run(visit())
+    IdempotencyTransport(inner).close()
+
+    assert told == ["entered", "left", "entered", "left", "closed"]
+
+
 def test_the_callers_httpx_request_is_changed_by_nothing_but_its_key(network: Network) -> None:
     with httpx.Client(transport=IdempotencyTransport(policy=QUICK), timeout=7.0) as client:
         request = client.build_request("POST", network(Fault.LOSE_ANSWER).url, json={})
