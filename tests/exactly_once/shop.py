@@ -15,7 +15,15 @@ from flask_idempotency.exactly_once.proofs import proof_table
 class Shop:
     """One application, its database, and the helpers that the tests look at it with."""
 
-    def __init__(self, url: str, store: Store, *, engine_options: dict[str, Any] | None = None, **policy: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        store: Store,
+        *,
+        engine_options: dict[str, Any] | None = None,
+        fresh: bool = True,
+        **policy: Any,
+    ) -> None:
         class Base(DeclarativeBase):
             pass
 
@@ -33,7 +41,8 @@ class Shop:
         db.init_app(self.app)
         with self.app.app_context():
             self.proof_table = proof_table(Base.metadata)
-            Base.metadata.drop_all(db.engine)
+            if fresh:
+                Base.metadata.drop_all(db.engine)
             db.create_all()
             db.session.remove()
 
