@@ -21,6 +21,9 @@ logger = logging.getLogger("flask_idempotency")
 #: request pays for more.
 _SWEEP_EVERY = 16
 
+#: Seconds after which a client may ask again after a request in progress.
+_SOON = 5
+
 #: Seconds after which a client may try again when the store could not be reached.
 _STORE_RETRY_AFTER = 5
 
@@ -92,9 +95,7 @@ class Engine:
             case InProgress(lapsed=True):
                 return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
             case InProgress(lease_ends=lease_ends):
-                # By then the first is done, or its claim was renewed, or it is over: the only honest promise.
-                left = math.ceil(lease_ends - clock.now())
-                return self._refuse(Refusal.IN_PROGRESS, record, retry_after=max(1, left))
+                return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_retry_after(lease_ends, policy.lease))
 
     def complete(self, attempt: Attempt, response: StoredResponse | None) -> bool:
         """Keep the answer; False where the claim was fenced: the winner's answer counts, not this one.
@@ -218,6 +219,17 @@ class Engine:
             self.store.purge(limit=2 * _SWEEP_EVERY)
         except StoreUnavailable as error:
             logger.warning("Expired records could not be swept: %s", error)
+
+
+def _retry_after(lease_ends: float, lease: float) -> int:
+    """Whole seconds after which asking again is worth it, of a holder that may be alive or dead.
+
+    Soon, for one that may be done any moment; later, the longer it gave no sign of life; never past the end of its
+    lease, when a dead one's claim is free.
+    """
+    left = lease_ends - clock.now()
+    silent = lease - left
+    return max(1, math.ceil(min(left, max(_SOON, silent))))
 
 
 def _worth_waiting(standing: Claimed | InProgress | Completed, fingerprint: bytes) -> bool:
