@@ -18,13 +18,23 @@ class State(Enum):
 class Attempt:
     """The attempt that a handler is in: the `key`, its `number` (1 for the first), and whether a holder `lapsed`."""
 
-    __slots__ = ("claim", "fingerprint", "key", "lapsed", "number", "policy", "refused", "state", "store")
+    __slots__ = ("claim", "fingerprint", "key", "lapsed", "number", "policy", "principal", "refused", "state", "store")
 
     def __init__(
-        self, store: Store, key: str, claim: Claim, fingerprint: bytes, policy: Policy, *, number: int, lapsed: bool
+        self,
+        store: Store,
+        key: str,
+        claim: Claim,
+        principal: bytes,
+        fingerprint: bytes,
+        policy: Policy,
+        *,
+        number: int,
+        lapsed: bool,
     ) -> None:
         self.store = store
         self.key = key
+        self.principal = principal
         self.fingerprint = fingerprint
         self.number = number
         self.lapsed = lapsed

@@ -83,7 +83,9 @@ class Engine:
                 heartbeat.watch(self.store, claim, policy.lease)
                 self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, record.id, number)
                 self._sweep()
-                return Run(Attempt(self.store, key, claim, fingerprint, policy, number=number, lapsed=lapsed))
+                return Run(
+                    Attempt(self.store, key, claim, principal, fingerprint, policy, number=number, lapsed=lapsed)
+                )
             case InProgress(other) | Completed(other) if other != fingerprint:
                 return self._refuse(Refusal.REUSED, record)
             case Completed(_, None):

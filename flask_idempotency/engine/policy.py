@@ -61,6 +61,9 @@ class Policy:
     atomic: bool = False
     #: What an atomic view does when its transaction met another's: 503, or run again a few times.
     on_conflict: OnConflict = "refuse"
+    #: Whether requests are kept while they are worked on, so that `flask idempotency complete` can finish what a crash
+    #: left; a callable of the request adds what the application needs then, as JSON. Needs SQLAlchemy sessions.
+    keep_request: bool | Callable[..., object] = False
     #: Whether `Set-Cookie` is kept and replayed.
     keep_cookies: bool = False
 
@@ -80,6 +83,8 @@ class Policy:
         for name in ("required", "strict", "atomic", "keep_cookies"):
             _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         _require("key_from", self.key_from, self.key_from is None or callable(self.key_from), "a callable or None")
+        may_keep = isinstance(self.keep_request, bool) or callable(self.keep_request)
+        _require("keep_request", self.keep_request, may_keep, "True, False, or a callable of the request")
         _choice("keep", self.keep, Keep, or_callable=True)
         _choice("on_lapse", self.on_lapse, OnLapse)
         _choice("on_conflict", self.on_conflict, OnConflict)

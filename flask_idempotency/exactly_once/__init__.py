@@ -1,17 +1,27 @@
-"""Closing the gap between the work and its record: steps, derived keys, rows that are made once."""
+"""Closing the gap between the work and its record: atomic views, steps, derived keys, rows that are made once."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .kept_requests import request_table
+    from .proofs import proof_table
     from .unique_rows import create_once
 
-__all__ = ["create_once"]
+__all__ = ["create_once", "proof_table", "request_table"]
 
 
 def __getattr__(name: str) -> object:
-    # Late: it needs SQLAlchemy, which steps and derived keys do not.
+    # Late: they need SQLAlchemy, which steps and derived keys do not.
     if name == "create_once":
         from .unique_rows import create_once
 
         return create_once
+    if name == "proof_table":
+        from .proofs import proof_table
+
+        return proof_table
+    if name == "request_table":
+        from .kept_requests import request_table
+
+        return request_table
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

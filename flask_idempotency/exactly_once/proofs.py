@@ -7,7 +7,6 @@ turns every other back, whatever the leases, the clocks and the store say.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -21,6 +20,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
 
 from ..engine import clock
 from ..engine.records import StoredResponse
@@ -39,19 +39,20 @@ class Proof:
     response: StoredResponse | None
 
 
+def digest_type() -> TypeEngine[bytes]:
+    """The column type of a digest of 16 bytes; a plain BLOB cannot be a key on MariaDB."""
+    return LargeBinary(16).with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
+
+
 def proof_table(metadata: MetaData) -> Table:
     """The table of proofs. In the application's metadata, so that its migrations see it."""
     if TABLE_NAME in metadata.tables:
         return metadata.tables[TABLE_NAME]
-
-    def digest() -> Any:
-        return LargeBinary(16).with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
-
     return Table(
         TABLE_NAME,
         metadata,
-        Column("record_id", digest(), primary_key=True),
-        Column("fingerprint", digest(), nullable=False),
+        Column("record_id", digest_type(), primary_key=True),
+        Column("fingerprint", digest_type(), nullable=False),
         Column("response", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
         Column("expires_at", Double, nullable=False, index=True),
     )

@@ -12,6 +12,7 @@ from ..engine.attempt import Attempt
 from ..engine.engine import Engine
 from ..engine.records import StoredResponse
 from ..http.problems import problem
+from .database import database_of
 from .passage import Passage, kept_response, take_whole
 
 if TYPE_CHECKING:
@@ -85,19 +86,6 @@ class AtomicViews:
         return self._known_runner
 
     def _make_runner(self) -> AtomicRunner:
-        from sqlalchemy import Engine as DatabaseEngine
-        from sqlalchemy import MetaData
-
         from ..exactly_once.atomic import runner_for
 
-        if self._sessions is not None:
-            engine = self._sessions.get_bind()
-            if not isinstance(engine, DatabaseEngine):
-                raise RuntimeError("Atomic views need sessions that are bound to an Engine.")
-            return runner_for(self._sessions, engine, MetaData())
-        db = self._app.extensions.get("sqlalchemy")
-        if db is None:
-            raise RuntimeError(
-                "Atomic views need Flask-SQLAlchemy on the app, or Idempotency(session=…) with a scoped_session."
-            )
-        return runner_for(db.session, db.engine, db.metadata)
+        return runner_for(*database_of(self._app, self._sessions))

@@ -20,6 +20,7 @@ from ..http.replay import keep, replay_headers
 from ..http.stream import Recording, WatchedStream
 from .atomic_views import AtomicViews
 from .passage import PASSAGE, Passage, kept_response, take_whole
+from .request_keeping import RequestKeeping
 from .signed_in import SignedInUser
 from .views import ViewPolicies
 
@@ -33,6 +34,7 @@ class Hooks:
         self.policy = policy
         self.views = ViewPolicies(app, policy)
         self._signed_in = SignedInUser(app)
+        self.request_keeping = RequestKeeping(app, policy, sessions)
         self._atomic_views = AtomicViews(app, engine, sessions, self._refuse, self._replay)
 
     def install(self) -> None:
@@ -107,6 +109,7 @@ class Hooks:
         match decision:
             case Run(attempt) if attempt is not None:
                 passage.attempt = environ[ATTEMPT] = attempt
+                self.request_keeping.keep(current, attempt)
             case Replay(kept):
                 passage.replayed = kept
                 return self._replay(kept)
@@ -166,7 +169,9 @@ class Hooks:
         attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return response
-        if self._conclude(passage, attempt, response) or passage.committed:
+        held = self._conclude(passage, attempt, response)
+        self.request_keeping.forget(_current_request(), attempt)
+        if held or passage.committed:
             return response
         response.close()
         return self._refuse(problem("claim-fenced"), attempt.policy)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, has_request_context, request
 
+from ..cli import cli
 from ..engine.attempt import Attempt
 from ..engine.engine import Engine
 from ..engine.events import Observer
@@ -16,7 +17,7 @@ from ..engine.policy import OnLapse, Policy
 from ..engine.store import Store
 from ..exactly_once.derived_key import derive_key
 from ..exactly_once.steps import StepRefused, run_step
-from ..http.admission import ATTEMPT
+from ..http.admission import ATTEMPT, RESUMED, Resumed
 from ..stores import open_store
 from .hooks import Hooks, current_hooks, in_view
 from .settings import read_policy, read_store_url
@@ -60,12 +61,22 @@ class Idempotency:
         engine = Engine(store, observers=(*self._observers, SignalObserver(app)))
         hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, sessions=self._session)
         hooks.install()
+        app.cli.add_command(cli)
 
     @property
     def attempt(self) -> Attempt | None:
         """The attempt that the current request is in; None where no key is in force."""
         attempt: Attempt | None = request.environ.get(ATTEMPT) if has_request_context() else None
         return attempt
+
+    @property
+    def resumed(self) -> Resumed | None:
+        """What is known of a kept request that `flask idempotency complete` works on again; else None.
+
+        It comes without credentials: an application that wants it done lets it pass, as whom its `context` says.
+        """
+        resumed: Resumed | None = request.environ.get(RESUMED) if has_request_context() else None
+        return resumed
 
     def step(
         self,

@@ -1,5 +1,6 @@
 """The way of every request through the library, up to the handler: key, principal, fingerprint, claim."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,9 +19,22 @@ from .problems import Problem, problem
 ATTEMPT = "flask_idempotency.attempt"
 
 
+#: Where the environ carries what is known of a kept request that is worked on again. No client can set it.
+RESUMED = "flask_idempotency.resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A kept request that enters the application again, without the credentials that came with it."""
+
+    key: str
+    principal: bytes
+    context: Any
+
+
 def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
     """Put a rereadable body into the environ, before anything reads it; None where there is no key to read it for."""
-    if policy.key_from is None and environ_name(policy.header) not in environ:
+    if RESUMED not in environ and policy.key_from is None and environ_name(policy.header) not in environ:
         return None
     return Body(environ, lambda: start_fingerprint(environ, policy.fingerprint))
 
@@ -52,15 +66,18 @@ def admit(
         return problem("idempotency-key-malformed", reason=str(error))
     except (BrokenBody, MalformedMultipart) as error:
         return problem("request-body-malformed", reason=_reason(error))
-    decision = engine.begin(
-        key=key, principal=principal_of(request, policy, signed_in), fingerprint=fingerprint, policy=policy
-    )
+    resumed: Resumed | None = request.environ.get(RESUMED)
+    principal = principal_of(request, policy, signed_in) if resumed is None else resumed.principal
+    decision = engine.begin(key=key, principal=principal, fingerprint=fingerprint, policy=policy)
     if isinstance(decision, Refuse):
         return problem(decision.refusal.value, retry_after=decision.retry_after)
     return decision
 
 
 def _key(request: Request, policy: Policy) -> str | None:
+    resumed: Resumed | None = request.environ.get(RESUMED)
+    if resumed is not None:
+        return resumed.key
     if policy.key_from is not None:
         try:
             key = call_with_request(policy.key_from, request)

@@ -1,0 +1,105 @@
+"""`flask idempotency complete`: the work that a crash left half-done and that no client comes back for."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import MetaData, select
+
+from flask_idempotency.exactly_once.kept_requests import request_table
+from tests.exactly_once.abandoning import LEASE, make, order
+from tests.exactly_once.shop import Shop
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> tuple[str, str]:
+    return database_url, str(tmp_path / "idempotency.db")
+
+
+@pytest.fixture
+def shop(place: tuple[str, str]) -> Shop:
+    shop = make(*place, fresh=True)
+    with shop.app.app_context():
+        table = request_table(MetaData())
+        table.drop(shop.db.engine, checkfirst=True)
+        table.create(shop.db.engine)
+    return shop
+
+
+def die_in_mid_handler(place: tuple[str, str]) -> None:
+    command = [sys.executable, "-m", "tests.exactly_once.abandoning", *place]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"die": "1"}, timeout=60, stderr=subprocess.PIPE)
+    assert killed.returncode < 0, killed.stderr
+
+
+def kept(shop: Shop) -> list[Any]:
+    with shop.app.app_context(), shop.db.engine.connect() as connection:
+        return list(connection.execute(select(request_table(MetaData()))).mappings())
+
+
+def complete(shop: Shop) -> tuple[int, str]:
+    done = shop.app.test_cli_runner().invoke(args=["idempotency", "complete"])
+    return done.exit_code, done.output.splitlines()[0]
+
+
+def test_what_a_crash_left_is_finished_and_the_client_hears_of_it(shop: Shop, place: tuple[str, str]) -> None:
+    die_in_mid_handler(place)
+    assert shop.items() == []
+    assert len(kept(shop)) == 1
+    time.sleep(LEASE * 1.5)
+    assert complete(shop) == (0, "1 completed, 0 in progress or refused, 0 failed")
+    assert shop.items() == ["book for ada"]
+    assert kept(shop) == []
+    heard = order(shop.app)
+    assert (heard.status_code, heard.json, heard.headers["Idempotent-Replayed"]) == (201, {"ordered": "book"}, "true")
+    assert shop.items() == ["book for ada"]
+
+
+def test_a_client_that_comes_back_first_leaves_nothing_to_finish(shop: Shop, place: tuple[str, str]) -> None:
+    die_in_mid_handler(place)
+    time.sleep(LEASE * 1.5)
+    assert order(shop.app).status_code == 201
+    assert complete(shop) == (0, "0 completed, 0 in progress or refused, 0 failed")
+    assert shop.items() == ["book for ada"]
+
+
+def test_a_request_in_good_hands_is_left_alone(shop: Shop, place: tuple[str, str]) -> None:
+    die_in_mid_handler(place)
+    # Its lease is over by the clock of the table, but not by the store's, as that of a process that still renews it.
+    with shop.app.app_context(), shop.db.engine.begin() as connection:
+        connection.execute(request_table(MetaData()).update().values(kept_at=0))
+    exit_code, line = complete(shop)
+    assert (exit_code, line) == (0, "0 completed, 1 in progress or refused, 0 failed")
+    assert shop.items() == []
+    assert len(kept(shop)) == 1
+
+
+def test_credentials_are_not_kept(shop: Shop, place: tuple[str, str]) -> None:
+    die_in_mid_handler(place)
+    (row,) = kept(shop)
+    assert "secret" not in repr(dict(row))
+    assert {name for name, _ in json.loads(row["headers"])} <= {"Content-Type", "Host", "User-Agent"}
+
+
+def test_an_answered_request_is_not_kept_whatever_the_answer(shop: Shop) -> None:
+    assert order(shop.app, fail=True).status_code == 500
+    assert kept(shop) == []
+    assert order(shop.app).status_code == 201
+    assert kept(shop) == []
+
+
+def test_what_fails_again_stays_for_the_next_time_and_the_command_says_so(shop: Shop, place: tuple[str, str]) -> None:
+    die_in_mid_handler(place)
+    time.sleep(LEASE * 1.5)
+    with shop.app.app_context(), shop.db.engine.begin() as connection:
+        connection.execute(request_table(MetaData()).update().values(context='{"user": null}'))
+    exit_code, line = complete(shop)
+    assert (exit_code, line) == (1, "0 completed, 0 in progress or refused, 1 failed")
+    assert len(kept(shop)) == 1
