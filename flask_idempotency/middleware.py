@@ -55,7 +55,7 @@ class IdempotencyMiddleware:
             return self._app(environ, start_response)
         body = place_body(environ, policy)
         try:
-            decision = admit(_request(environ), body, engine=self._engine, policy=policy)
+            decision = admit(environ, body, request=lambda: _request(environ), engine=self._engine, policy=policy)
         except HTTPException as error:  # what `key_from` raised about the request
             return error.get_response(environ)(environ, start_response)
         docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)

@@ -95,9 +95,13 @@ class Hooks:
         """Claim for a request. None: it may run; else what to answer instead."""
         environ = current.environ
         passage.admitted = True
+        if passage.body is None:
+            # A hook may have brought the key, after we looked for it.
+            passage.body = place_body(environ, passage.policy)
         decision = admit(
-            current,
+            environ,
             passage.body,
+            request=lambda: current,
             engine=self.engine,
             policy=passage.policy,
             limit=current.max_content_length,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from flask import Flask, Request
 
 from ..engine.policy import Policy
-from ..http.admission import environ_name
+from ..http.header import environ_name
 from ..http.policy_page import Rules
 
 #: The attribute of a view, a view class or a blueprint that says what is special about it. `functools.wraps` copies

@@ -1,7 +1,7 @@
 """The way of every request through the library, up to the handler: key, principal, fingerprint, claim."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from werkzeug import Request
@@ -11,7 +11,7 @@ from ..engine.events import Outcome
 from ..engine.policy import Policy
 from .body import Body, BrokenBody
 from .fingerprint import MalformedMultipart, start_fingerprint
-from .header import MalformedKey, check_key, parse_key
+from .header import MalformedKey, check_key, environ_name, parse_key
 from .principal import SignedIn, call_with_request, principal_of
 from .problems import Problem, problem
 
@@ -40,9 +40,10 @@ def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
 
 
 def admit(
-    request: Request,
+    environ: dict[str, Any],
     body: Body | None,
     *,
+    request: Callable[[], Request],
     engine: Engine,
     policy: Policy,
     limit: int | None = None,
@@ -50,10 +51,11 @@ def admit(
 ) -> Run | Replay | Problem | None:
     """Decide over a request that the policy covers; None where it carries no key and needs none.
 
-    `limit`: bytes that the body may have, as the application sets it. Raises werkzeug's 413 beyond.
+    `request` gives the request for those who ask it: callables of the policy, and `signed_in`. `limit`: bytes that the
+    body may have, as the application sets it. Raises werkzeug's 413 beyond.
     """
     try:
-        key = _key(request, policy)
+        key = _key(environ, request, policy)
         if key is None:
             if not policy.required:
                 return None
@@ -66,31 +68,26 @@ def admit(
         return problem("idempotency-key-malformed", reason=str(error))
     except (BrokenBody, MalformedMultipart) as error:
         return problem("request-body-malformed", reason=_reason(error))
-    resumed: Resumed | None = request.environ.get(RESUMED)
-    principal = principal_of(request, policy, signed_in) if resumed is None else resumed.principal
+    resumed: Resumed | None = environ.get(RESUMED)
+    principal = resumed.principal if resumed else principal_of(environ, request, policy, signed_in)
     decision = engine.begin(key=key, principal=principal, fingerprint=fingerprint, policy=policy)
     if isinstance(decision, Refuse):
         return problem(decision.refusal.value, retry_after=decision.retry_after)
     return decision
 
 
-def _key(request: Request, policy: Policy) -> str | None:
-    resumed: Resumed | None = request.environ.get(RESUMED)
+def _key(environ: dict[str, Any], request: Callable[[], Request], policy: Policy) -> str | None:
+    resumed: Resumed | None = environ.get(RESUMED)
     if resumed is not None:
         return resumed.key
     if policy.key_from is not None:
         try:
-            key = call_with_request(policy.key_from, request)
+            key = call_with_request(policy.key_from, request())
         except LookupError:  # `request.json["id"]`, and there is none
             return None
         return None if key is None else check_key(key)
-    value = request.environ.get(environ_name(policy.header))
+    value = environ.get(environ_name(policy.header))
     return None if value is None else parse_key(value, strict=policy.strict)
-
-
-@lru_cache
-def environ_name(header: str) -> str:
-    return "HTTP_" + header.upper().replace("-", "_")
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ clients send the bare characters instead; both forms name the same key.
 """
 
 import re
+from functools import lru_cache
 
 #: Characters of the longest key.
 MAX_LENGTH = 255
@@ -19,6 +20,12 @@ _BARE = re.compile(r"[!#-+\--:<-~]+")
 
 class MalformedKey(ValueError):
     """What the client sent names no key. The text says why and repeats nothing of what was sent."""
+
+
+@lru_cache
+def environ_name(header: str) -> str:
+    """Where a WSGI environ has the header."""
+    return "HTTP_" + header.upper().replace("-", "_")
 
 
 def parse_key(value: str, *, strict: bool = False) -> str:

@@ -2,27 +2,31 @@
 
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import Any
 
 from werkzeug import Request
 
 from ..engine.policy import Policy
+from .header import environ_name
 
 #: Tells who is signed in, as one of the application's own means of signing in has verified it; None for nobody.
 SignedIn = Callable[[Request], tuple[str, str] | None]
 
 
-def principal_of(request: Request, policy: Policy, signed_in: SignedIn | None = None) -> bytes:
+def principal_of(
+    environ: dict[str, Any], request: Callable[[], Request], policy: Policy, signed_in: SignedIn | None = None
+) -> bytes:
     """A digest of fixed length that stands for the principal. Raw credentials go no further than this function."""
     chosen = policy.principal
     if callable(chosen):
-        value = call_with_request(chosen, request)
+        value = call_with_request(chosen, request())
         return _digest("callable", *(() if value is None else (_text(value),)))
     if chosen is not None:
-        return _digest("headers", *(f"{name.lower()}={request.headers.get(name, '')}" for name in chosen))
-    user = signed_in(request) if signed_in is not None else None
+        return _digest("headers", *(f"{name.lower()}={environ.get(environ_name(name), '')}" for name in chosen))
+    user = signed_in(request()) if signed_in is not None else None
     if user is not None:
         return _digest("user", *user)
-    authorization = request.environ.get("HTTP_AUTHORIZATION")
+    authorization = environ.get("HTTP_AUTHORIZATION")
     return _NOBODY if authorization is None else _digest("authorization", authorization)
 
 
