@@ -1,7 +1,25 @@
 """Where records live. A driver is imported only in its own store's file, and that file only when it is asked for."""
 
+from typing import TYPE_CHECKING
+
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 from .url import open_store
 
-__all__ = ["MemoryStore", "SQLiteStore", "open_store"]
+if TYPE_CHECKING:
+    from .redis import RedisStore
+    from .sqlalchemy import SQLAlchemyStore
+
+__all__ = ["MemoryStore", "RedisStore", "SQLAlchemyStore", "SQLiteStore", "open_store"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "RedisStore":
+        from .redis import RedisStore
+
+        return RedisStore
+    if name == "SQLAlchemyStore":
+        from .sqlalchemy import SQLAlchemyStore
+
+        return SQLAlchemyStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

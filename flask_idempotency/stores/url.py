@@ -7,33 +7,51 @@ from ..engine.store import Store
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
+_REDIS = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel", "redis+cluster")
+_SQL = ("postgresql", "mysql", "mariadb", "sqlite")
+
 
 def open_store(url: str, *, directory: str | Path = ".") -> Store:
-    """The store behind `url`: `memory://`, or `sqlite:///path` (four slashes for an absolute path).
+    """The store behind `url`; nothing is opened or connected to before its first use.
 
-    A relative path starts at `directory`. `sqlite:///path?durable=false` trades power-loss safety for speed; see
-    `SQLiteStore`. Raises `ValueError` for a URL that names no store.
+    `memory://`; `sqlite:///path` (four slashes for an absolute path; a relative one starts at `directory`;
+    `?durable=false` trades power-loss safety for speed, see `SQLiteStore`); `redis://…`, `rediss://…`, `valkey://…`,
+    `redis+sentinel://…`, `redis+cluster://…` (see `RedisStore.from_url`); and SQLAlchemy's URLs with a driver, such as
+    `postgresql+psycopg://…` and `mysql+pymysql://…` (see `SQLAlchemyStore`).
+
+    Raises `ValueError` for a URL that names no store, and `ImportError` that says what to install.
     """
     parts = urlsplit(url)
-    if parts.scheme == "memory":
-        _no_rest(url, parts.netloc + parts.path + parts.query)
+    scheme = parts.scheme
+    if scheme == "memory":
+        if parts.netloc + parts.path + parts.query:
+            raise ValueError("Nothing may follow memory://.")
         return MemoryStore()
-    if parts.scheme == "sqlite":
+    if scheme == "sqlite":
         if parts.netloc:
-            raise ValueError(f"A SQLite URL has three slashes, or four before an absolute path: {url!r}.")
-        return SQLiteStore(Path(directory) / unquote(parts.path[1:]), **_sqlite_options(url, parts.query))
-    raise ValueError(f"No store has the scheme {parts.scheme!r}; known are memory:// and sqlite:///path.")
+            raise ValueError("A SQLite URL has three slashes, or four before an absolute path.")
+        path = unquote(parts.path[1:])
+        place = path if path == ":memory:" else Path(directory) / path
+        return SQLiteStore(place, **_sqlite_options(parts.query))
+    if scheme in _REDIS:
+        from .redis import RedisStore
+
+        return RedisStore.from_url(url)
+    if scheme.partition("+")[0] in _SQL:
+        from .sqlalchemy import SQLAlchemyStore
+
+        return SQLAlchemyStore.from_url(url)
+    # Not the URL itself: it may have a password in it.
+    known = "memory://, sqlite:///path, " + ", ".join(f"{name}://" for name in _REDIS)
+    raise ValueError(
+        f"No store has the scheme {scheme!r}; known are {known}, and SQLAlchemy's URLs of {', '.join(_SQL)}."
+    )
 
 
-def _no_rest(url: str, rest: str) -> None:
-    if rest:
-        raise ValueError(f"Nothing may follow memory://, as it does in {url!r}.")
-
-
-def _sqlite_options(url: str, query: str) -> dict[str, bool]:
+def _sqlite_options(query: str) -> dict[str, bool]:
     options = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name != "durable" or value not in ("true", "false"):
-            raise ValueError(f"The only option of a SQLite URL is durable=true or durable=false, not {name}={value}.")
+            raise ValueError("The only option of a SQLite URL is durable=true or durable=false.")
         options[name] = value == "true"
     return options
