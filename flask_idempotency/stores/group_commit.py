@@ -10,81 +10,95 @@ from ..engine.store import StoreUnavailable
 Job = TypeVar("Job")
 
 
+class NoTurn(StoreUnavailable):
+    """The write lock was not to be had in time. For one job of a batch alone it would be no sooner."""
+
+
 class _Ticket(Generic[Job]):
-    __slots__ = ("done", "error", "job", "leads", "turn")
+    __slots__ = ("done", "error", "job", "turn")
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.done = False
-        self.leads = False
         self.error: Exception | None = None
-        self.turn: threading.Lock | None = None
+        self.turn: threading.Lock | None = None  # what its thread sleeps on; None: it need not
+
+    def wake(self) -> None:
+        """Let its thread go on. It does no harm to do so twice."""
+        if self.turn is not None and self.turn.locked():
+            self.turn.release()
 
 
 class GroupCommit(Generic[Job]):
     """A queue of jobs in which whoever comes first commits for all who came meanwhile.
 
     The thread that finds nobody at work leads: it runs the batch, then hands the lead to the first who came during
-    it, so that the order is that of arrival. Nothing is polled, and a lone thread pays two locks.
+    it, so that the order is that of arrival. Nothing is polled, and a lone thread pays three locks. A thread may be
+    torn off at any point, as by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
     """
 
     def __init__(self, run: Callable[[Sequence[Job]], None]) -> None:
         self._run = run
         self._mutex = threading.Lock()
         self._queue: deque[_Ticket[Job]] = deque()
-        self._led = False
+        self._leader: _Ticket[Job] | None = None
+        self._batch: list[_Ticket[Job]] = []  # what the leader has taken on
 
     def submit(self, job: Job) -> None:
-        """Run `job`, in a batch with others. What `run` raises for the batch is raised to each of its jobs."""
+        """Run `job`, in a batch with others; raises what `run` raises for it.
+
+        Where a batch fails, each of its jobs is run again alone: one job's trouble is not its neighbours'.
+        """
         ticket = _Ticket(job)
-        with self._mutex:
-            if self._led:
-                ticket.turn = threading.Lock()
-                ticket.turn.acquire()
-            self._queue.append(ticket)
-            self._led = True
-        if ticket.turn is not None:
-            try:
+        try:
+            with self._mutex:
+                if self._leader is None:
+                    self._leader = ticket
+                else:
+                    ticket.turn = threading.Lock()
+                    ticket.turn.acquire()
+                self._queue.append(ticket)
+            if ticket.turn is not None:
                 ticket.turn.acquire()  # until the job is done, or it is this thread's turn to lead
-            except BaseException:  # torn off while it waited, as gevent's Timeout does
-                self._leave(ticket)
-                raise
-        if not ticket.done:
-            self._lead()
+            if not ticket.done:
+                self._lead()
+                self._step_down(ticket)
+        except BaseException:
+            self._step_down(ticket)
+            raise
         if ticket.error is not None:
             raise ticket.error
 
     def _lead(self) -> None:
         with self._mutex:
-            batch = list(self._queue)
+            self._batch = list(self._queue)
             self._queue.clear()
-        error: Exception | None = StoreUnavailable("the thread that was writing for this one was torn off")
+        batch = self._batch
+        error = self._attempt(batch)
+        alone = error is not None and len(batch) > 1 and not isinstance(error, NoTurn)
+        for ticket in batch:
+            ticket.error = self._attempt([ticket]) if alone else error
+            ticket.done = True
+
+    def _attempt(self, batch: Sequence[_Ticket[Job]]) -> Exception | None:
         try:
             self._run([ticket.job for ticket in batch])
-            error = None
-        except Exception as raised:  # noqa: BLE001 - raised again, to each whose job it was
-            error = raised
-        finally:
-            for ticket in batch:
-                ticket.error = error
-                ticket.done = True
-                if ticket.turn is not None:
-                    ticket.turn.release()
-            with self._mutex:
-                self._pass_on()
+        except Exception as error:  # noqa: BLE001 - raised again, to each whose job it was
+            return error
+        return None
 
-    def _pass_on(self) -> None:
-        """Hand the lead to the first in the queue, if there is one. Called with the mutex held."""
-        self._led = bool(self._queue)
-        if self._queue:
-            successor = self._queue[0]
-            successor.leads = True
-            assert successor.turn is not None
-            successor.turn.release()
-
-    def _leave(self, ticket: _Ticket[Job]) -> None:
+    def _step_down(self, ticket: _Ticket[Job]) -> None:
+        """End this ticket's part in the matter, wherever its thread was when it ended; again, where that broke off."""
         with self._mutex:
             if ticket in self._queue:
                 self._queue.remove(ticket)
-            if ticket.leads and not ticket.done:
-                self._pass_on()
+            if self._leader is ticket:
+                for other in self._batch:
+                    if not other.done:
+                        other.error = StoreUnavailable("the thread that was writing for this one was torn off")
+                        other.done = True
+                    other.wake()
+                self._batch = []
+                self._leader = self._queue[0] if self._queue else None
+            if self._leader is not None:
+                self._leader.wake()
