@@ -111,39 +111,39 @@ export const idempotentFetch: IdempotentFetch;
 export class UnrepeatableBody extends TypeError {}
 
 /**
- * The pending key is older than the server's records, or was overwritten: it may no longer stop a second run. Only
- * somebody who looks up whether the operation was done can decide: if not, `forget(name)` lets the next attempt have a
- * new key.
+ * The pending key is older than the server's records: it may no longer stop a second run. Only somebody who looks up
+ * whether the operation was done can decide: if not, `forget(name)` lets the next attempt have a new key.
  */
 export class KeyOutlived extends Error {}
 
-/**
- * The page may not store anything, or nothing more: a pinned key would not outlive a reload. Thrown before anything is
- * sent.
- */
+/** The browser keeps nothing for this page, or nothing more: a pinned key would not outlive a reload. */
 export class KeyNotKept extends Error {}
 
-/** A key that is kept until its operation is settled. */
+/** A key that is kept until its operation is settled. What is kept of the payload is a digest. */
 export interface PinnedKey {
   readonly name: string;
+  readonly payload: string;
   readonly key: string;
+  /** When it was made, in milliseconds since 1970. */
+  readonly since: number;
   /** Whether it was there before: an attempt that nobody heard the end of may have done the operation. */
   readonly inDoubt: boolean;
-  /** The storage's item. */
-  readonly place: string;
 }
 
-/** The keys of operations that are not settled yet. What is kept is the key and a digest, never the payload. */
+/**
+ * The keys of operations that are not settled yet, in an IndexedDB that all tabs share. Each method may reject with
+ * `KeyNotKept`.
+ */
 export class PendingKeys {
   /**
-   * `storage`: `localStorage` unless given, so that all tabs share it. `maxAge`: how old a key may grow. It must stay
-   * below the server's retention, and is an hour below its default.
+   * `database`: its name. `maxAge`: how old a key may grow. It must stay below the server's retention, and is an hour
+   * below its default.
    */
-  constructor(options?: { storage?: Storage; maxAge?: number });
+  constructor(options?: { database?: string; maxAge?: number });
 
   /**
-   * The key of `name` with this payload (its `digest`), kept from now on. May reject with `KeyOutlived` or
-   * `KeyNotKept`.
+   * The key of `name` with this payload (its `digest`), on disk from now on. Two tabs that pin at once get one key.
+   * Rejects with `KeyOutlived` rather than hand out a key that no longer protects.
    */
   pin(name: string, payload: string): Promise<PinnedKey>;
 
@@ -151,13 +151,17 @@ export class PendingKeys {
    * Take note of the final answer: a key is forgotten once the answer `settles` the operation. `inDoubt`: whether an
    * earlier attempt ended without an answer, or with one that asks to try again.
    */
-  answered(pinned: PinnedKey, status: number, options?: { replayed?: boolean; inDoubt?: boolean }): void;
+  answered(
+    pinned: PinnedKey,
+    status: number,
+    options?: { replayed?: boolean; inDoubt?: boolean },
+  ): Promise<void>;
 
   /** The operations that are not settled, oldest first: what a page should take up after it was loaded. */
-  unfinished(): { name: string; key: string; since: number }[];
+  unfinished(): Promise<PinnedKey[]>;
 
   /** Drop the keys of `name`: the next attempt is a new operation, and may do it a second time. */
-  forget(name: string): void;
+  forget(name: string): Promise<void>;
 }
 
 /** A key for one new operation: a random UUID, outside secure contexts too. */

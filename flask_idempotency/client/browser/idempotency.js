@@ -128,19 +128,18 @@ export function digest(...parts) {
 }
 
 export class PendingKeys {
-  #given;
+  #database;
   #maxAge;
 
-  constructor({ storage, maxAge = 82_800_000 } = {}) {
-    this.#given = storage;
+  constructor({ database = "flask-idempotency", maxAge = 82_800_000 } = {}) {
+    this.#database = database;
     this.#maxAge = maxAge;
   }
 
   async pin(name, payload) {
     if (typeof name !== "string" || !name) throw new TypeError("A key is pinned to a name, a non-empty string.");
-    const place = `${prefixOf(name)}${payload}`;
-    return alone(place, () => {
-      const kept = this.#read(place);
+    return this.#transact("readwrite", async (pending) => {
+      const kept = await result(pending.get([name, payload]));
       if (kept && Date.now() - kept.since > this.#maxAge) {
         throw new KeyOutlived(
           `The key of "${name}" has been pending for so long that it may no longer stop a second run. ` +
@@ -148,93 +147,73 @@ export class PendingKeys {
         );
       }
       // One that is there was taken up before: by this page before it was reloaded, or by another tab.
-      const record = kept ? { ...kept, inDoubt: true } : { key: newKey(), since: Date.now(), inDoubt: false };
-      this.#write(place, record);
-      return { name, key: record.key, inDoubt: record.inDoubt, place };
+      const fresh = { name, payload, key: newKey(), since: Date.now(), inDoubt: false };
+      const pinned = kept ? { ...kept, inDoubt: true } : fresh;
+      pending.put(pinned);
+      return pinned;
     });
   }
 
-  answered(pinned, status, { replayed = false, inDoubt = false } = {}) {
-    try {
-      const kept = this.#read(pinned.place);
-      if (kept?.key === pinned.key && settles(status, { replayed, inDoubt: inDoubt || kept.inDoubt })) {
-        this.#storage.removeItem(pinned.place);
+  async answered({ name, payload, key }, status, { replayed = false, inDoubt = false } = {}) {
+    await this.#transact("readwrite", async (pending) => {
+      const kept = await result(pending.get([name, payload]));
+      if (kept?.key === key && settles(status, { replayed, inDoubt: inDoubt || kept.inDoubt })) {
+        pending.delete([name, payload]);
       }
-    } catch {
-      // A storage that fails now must not take the answer with it: a key that is left behind does no harm.
-    }
+    });
   }
 
-  unfinished() {
-    return this.#places()
-      .map((place) => ({ place, name: PLACE.exec(place)?.[1] }))
-      .filter(({ name }) => name !== undefined)
-      .map(({ place, name }) => ({ name: decodeURIComponent(name), ...this.#read(place) }))
-      .map(({ name, key, since }) => ({ name, key, since }))
-      .sort((one, other) => one.since - other.since);
+  async unfinished() {
+    const kept = await this.#transact("readonly", (pending) => result(pending.getAll()));
+    return kept.sort((one, other) => one.since - other.since);
   }
 
-  forget(name) {
-    for (const place of this.#places()) {
-      if (place.startsWith(prefixOf(name))) this.#storage.removeItem(place);
-    }
+  async forget(name) {
+    await this.#transact("readwrite", async (pending) => {
+      pending.delete(IDBKeyRange.bound([name], [name, []]));
+    });
   }
 
-  get #storage() {
+  /** Runs `work` on the keys: one atomic decision among all tabs. What it wrote is on disk at the end. */
+  async #transact(mode, work) {
+    // Opened for each use: cheap beside a request over a network, and no tab is in the way of another's new version.
+    const database = await open(this.#database);
     try {
-      // Looked up late: where a page may not store anything, even to name it throws.
-      const storage = this.#given ?? globalThis.localStorage;
-      if (storage) return storage;
-    } catch (cause) {
-      throw notKept(cause);
-    }
-    throw notKept();
-  }
-
-  #places() {
-    const storage = this.#storage;
-    return Array.from({ length: storage.length }, (_, index) => storage.key(index));
-  }
-
-  #read(place) {
-    const text = this.#storage.getItem(place);
-    if (text === null) return null;
-    try {
-      const { key, since, inDoubt } = JSON.parse(text);
-      if (typeof key === "string" && Number.isFinite(since)) return { key, since, inDoubt: inDoubt !== false };
-    } catch {
-      // As below.
-    }
-    // Somebody wrote over it: a key that nobody knows any more counts as one that no longer protects.
-    return { key: "", since: 0, inDoubt: true };
-  }
-
-  #write(place, record) {
-    const text = JSON.stringify(record);
-    try {
-      this.#storage.setItem(place, text);
-    } catch (cause) {
-      throw notKept(cause);
+      const transaction = database.transaction(KEYS, mode, { durability: "strict" });
+      const committed = new Promise((resolve, reject) => {
+        transaction.oncomplete = resolve;
+        transaction.onabort = () => reject(notKept(transaction.error));
+      });
+      const [done] = await Promise.all([work(transaction.objectStore(KEYS)), committed]);
+      return done;
+    } finally {
+      database.close();
     }
   }
 }
 
-const PREFIX = "flask-idempotency:";
-const PLACE = new RegExp(`^${PREFIX}([^:]+):[0-9a-f]+$`);
-const prefixOf = (name) => `${PREFIX}${encodeURIComponent(name)}:`;
+const KEYS = "pending";
+
+// Not localStorage: each process of a browser has a copy of it, which lags behind the others', under Web Locks too.
+async function open(name) {
+  try {
+    const opening = indexedDB.open(name, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore(KEYS, { keyPath: ["name", "payload"] });
+    return await result(opening);
+  } catch (cause) {
+    throw notKept(cause);
+  }
+}
+
+function result(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
 
 function notKept(cause) {
-  return new KeyNotKept(
-    "This page cannot store anything, so that the key of a pending operation would not outlive a reload. " +
-      "Nothing was sent.",
-    { cause },
-  );
-}
-
-/** Runs `decide` while no other tab does, so that two that pin at once get one key. */
-function alone(place, decide) {
-  // Outside secure contexts there are no locks: there, two tabs may still get two keys within the same instant.
-  return globalThis.navigator?.locks ? navigator.locks.request(place, decide) : decide();
+  return new KeyNotKept("The browser does not let this page keep the key of a pending operation.", { cause });
 }
 
 export function createFetch(options = {}) {
@@ -286,7 +265,10 @@ export function createFetch(options = {}) {
         continue;
       }
       if (response === undefined) throw error;
-      if (pinned) pending.answered(pinned, response.status, { replayed, inDoubt: number > 1 });
+      if (pinned) {
+        // A storage that fails now must not take the answer with it: a key that is left behind does no harm.
+        await pending.answered(pinned, response.status, { replayed, inDoubt: number > 1 }).catch(() => {});
+      }
       return response;
     }
   };

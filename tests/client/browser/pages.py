@@ -23,14 +23,14 @@ _PAGE = b"""<!doctype html>
   window.idempotency = idempotency;
   const QUICK = { attempts: 4, deadline: 20_000, timeout: 20_000, backoff: 1, backoffMax: 2 };
   window.told = [];
-  window.pay = async (payment, { options, ...init } = {}) => {
+  window.pay = async (payment, { options, path = "/payments", ...init } = {}) => {
     const attempts = [];
     const onAttempt = (attempt) => { attempts.push(attempt); told.push(attempt); };
     const fetch = idempotency.createFetch({ ...QUICK, ...options, onAttempt });
     const report = () => attempts.map(({ error, ...rest }) => ({ ...rest, error: error?.name ?? null }));
     try {
       const body = JSON.stringify(payment);
-      const response = await fetch("/payments", { method: "POST", body, ...init });
+      const response = await fetch(path, { method: "POST", body, ...init });
       const text = await response.text();
       return { status: response.status, url: response.url, text, attempts: report() };
     } catch (error) {

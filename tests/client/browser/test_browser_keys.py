@@ -22,9 +22,8 @@ def test_each_logical_request_has_a_key_of_its_own(page: Page, till: Till) -> No
 
 def test_outside_secure_contexts_keys_are_random_uuids_too(customer: Customer, till: Till) -> None:
     page = customer.open_tab(host=INSECURE_HOST)
-    assert page.evaluate("[isSecureContext, typeof crypto.randomUUID, typeof navigator.locks]") == [
+    assert page.evaluate("[isSecureContext, typeof crypto.randomUUID]") == [
         False,
-        "undefined",
         "undefined",
     ]
 
@@ -172,7 +171,10 @@ def test_one_that_needs_no_key_may_have_a_body_that_is_read_once(page: Page) -> 
     given = page.evaluate(
         """async () => {
             const seen = [];
-            const fetch = async (input, init) => { seen.push([input, init]); return new Response(null, { status: 503 }); };
+            const fetch = async (input, init) => {
+                seen.push([input, init]);
+                return new Response(null, { status: 503 });
+            };
             const body = new Blob(["42"]).stream();
             const init = { method: "PUT", body, duplex: "half" };
             const response = await idempotency.createFetch({ fetch })("/payments", init);
@@ -183,8 +185,18 @@ def test_one_that_needs_no_key_may_have_a_body_that_is_read_once(page: Page) -> 
     assert given == [503, 1, True]
 
 
-def test_a_misspelt_or_senseless_option_throws_where_it_is_written(page: Page) -> None:
-    for options in ("{ retries: 3 }", "{ attempts: 0 }", "{ attempts: 1.5 }", "{ deadline: Infinity }", "{ backoff: -1 }",
-                    "{ timeout: '10s' }", "{ methods: 'POST' }"):  # fmt: skip
-        with pytest.raises(Exception, match="TypeError|RangeError"):
-            page.evaluate(f"() => {{ idempotency.createFetch({options}); }}")
+@pytest.mark.parametrize(
+    "options",
+    [
+        "{ retries: 3 }",
+        "{ attempts: 0 }",
+        "{ attempts: 1.5 }",
+        "{ deadline: Infinity }",
+        "{ backoff: -1 }",
+        "{ timeout: '10s' }",
+        "{ methods: 'POST' }",
+    ],
+)
+def test_a_misspelt_or_senseless_option_throws_where_it_is_written(page: Page, options: str) -> None:
+    with pytest.raises(Exception, match=r"TypeError|RangeError"):
+        page.evaluate(f"() => {{ idempotency.createFetch({options}); }}")
