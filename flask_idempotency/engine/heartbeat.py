@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .records import Claim
 from .store import Store, StoreUnavailable
@@ -22,7 +22,15 @@ class _Beat:
     claim: Claim
     lease: float
     renewed_at: float
-    unfinished: Callable[[], object] | None = None
+
+
+@dataclass(slots=True)
+class _Debt:
+    store: Store
+    claim: Claim
+    finish: Callable[[], object]
+    #: Whoever takes the one thing in it calls `finish`, and puts it back where that failed.
+    baton: list[None] = field(default_factory=lambda: [None])
 
 
 class Heartbeat:
@@ -39,6 +47,7 @@ class Heartbeat:
 
     def _forget_everything(self) -> None:
         self._beats: dict[bytes, _Beat] = {}
+        self._owed: dict[bytes, _Debt] = {}
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._hurry = threading.Event()
@@ -48,47 +57,66 @@ class Heartbeat:
         """How many claims this process holds now."""
         return len(self._beats)
 
+    @property
+    def owes(self) -> bool:
+        """Whether there are ends of requests that no store could take yet."""
+        return bool(self._owed)
+
     def watch(self, store: Store, claim: Claim, lease: float) -> None:
         """Keep renewing `claim` until it is forgotten."""
         self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic())
         self._wake_within(lease / 3)
 
     def forget(self, claim: Claim) -> None:
-        """Stop renewing `claim`."""
+        """Stop renewing `claim`; what it still owed is settled."""
         self._beats.pop(claim.token, None)
+        if self._owed:
+            self._owed.pop(claim.token, None)
 
     def finish_later(self, store: Store, claim: Claim, lease: float, finish: Callable[[], object]) -> None:
         """Go on renewing `claim` and call `finish` until it does not raise `StoreUnavailable`."""
-        self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic(), finish)
+        self._owed[claim.token] = _Debt(store, claim, finish)
+        self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic())
         self._wake_within(min(_RETRY_EVERY, lease / 3))
+
+    def settle(self, record_id: bytes) -> None:
+        """Write now what is owed for this record; raises `StoreUnavailable` where it cannot be.
+
+        A claim must not be taken over, however long ago it lapsed, while this process knows that its work is done.
+        """
+        for debt in list(self._owed.values()):
+            if debt.claim.record_id == record_id and not self._pay(debt):
+                raise StoreUnavailable("an earlier answer under this key is still to be written")
 
     def _wake_within(self, seconds: float) -> None:
         # Only a shorter lease than any before it disturbs the sleeping thread; the usual request never does.
         if seconds >= self._pause:
             return
         with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="idempotency-heartbeat", daemon=True)
+                thread.start()  # where it cannot be, the next claim tries again
+                self._thread = thread
             self._pause = min(seconds, self._pause)
             self._hurry.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="idempotency-heartbeat", daemon=True)
-                self._thread.start()
 
     def _run(self) -> None:
         while True:
-            self._hurry.wait(self._pause)
+            self._hurry.wait(min(self._pause, threading.TIMEOUT_MAX))
             self._hurry.clear()
             try:
                 self._tick()
-            except Exception:  # the thread must outlive whatever a store does
-                logger.exception("The heartbeat could not renew claims; it tries again.")
+            except Exception:  # the thread must outlive whatever happens
+                logger.exception("The heartbeat missed a beat; it tries again.")
 
     def _tick(self) -> None:
         with self._starting:
+            before, self._pause = self._pause, float("inf")
+            # Looked at after that: a claim that comes too late for this look finds its lease shorter, and wakes us.
             beats = list(self._beats.values())
-            if beats:
-                self._pause = min(beat.lease / 3 for beat in beats)
-                if any(beat.unfinished for beat in beats):
-                    self._pause = min(self._pause, _RETRY_EVERY)
+            self._pause = min((beat.lease / 3 for beat in beats), default=before)
+            if self._owed:
+                self._pause = min(self._pause, _RETRY_EVERY)
             pause = self._pause
         now = time.monotonic()
         due: dict[tuple[int, float], list[_Beat]] = {}
@@ -96,28 +124,49 @@ class Heartbeat:
             # Due now, if by the next tick it would be older than a third of its lease.
             if now + pause - beat.renewed_at >= beat.lease / 3:
                 due.setdefault((id(beat.store), beat.lease), []).append(beat)
-        for (_, lease), group in due.items():
-            self._renew(group, lease, now)
-        for beat in beats:
-            if beat.unfinished is not None:
-                self._finish(beat)
+        renewed = [self._renew(group, lease, now) for (_, lease), group in due.items()]
+        if not all(renewed):
+            self._pause = min(self._pause, _RETRY_EVERY)
+        unreachable: set[int] = set()
+        for debt in list(self._owed.values()):
+            # A store that is out of reach may take its time to say so, and others' claims wait meanwhile.
+            if id(debt.store) not in unreachable and not self._pay(debt):
+                unreachable.add(id(debt.store))
 
-    def _renew(self, beats: list[_Beat], lease: float, now: float) -> None:
+    def _renew(self, beats: list[_Beat], lease: float, now: float) -> bool:
         try:
             beats[0].store.renew([beat.claim for beat in beats], lease=lease)
         except StoreUnavailable as error:
             logger.warning("%d claims could not be renewed: %s", len(beats), error)
-        else:
-            for beat in beats:
-                beat.renewed_at = now
+            return False
+        except Exception:  # one store's defect must not let the claims of others lapse
+            logger.exception("%d claims could not be renewed.", len(beats))
+            return False
+        for beat in beats:
+            beat.renewed_at = now
+        return True
 
-    def _finish(self, beat: _Beat) -> None:
-        assert beat.unfinished is not None
+    def _pay(self, debt: _Debt) -> bool:
+        """Write what is owed; False where it is owed still, or another thread is at it."""
         try:
-            beat.unfinished()
+            debt.baton.pop()
+        except IndexError:
+            return False
+        try:
+            debt.finish()
         except StoreUnavailable:
-            return
-        self.forget(beat.claim)
+            debt.baton.append(None)
+            return False
+        except BaseException as error:
+            debt.baton.append(None)
+            if not isinstance(error, Exception):
+                raise
+            logger.exception("The end of a request could not be written; it is tried again.")
+            return False
+        # A stream that has ended meanwhile may owe its whole answer, after the tombstone that was written now.
+        if self._owed.get(debt.claim.token) is debt:
+            self.forget(debt.claim)
+        return True
 
 
 #: The heartbeat of this process.
