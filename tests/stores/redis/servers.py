@@ -183,9 +183,19 @@ def free_port() -> int:
                 return port
 
 
+def now() -> float:
+    """This host's clock."""
+    return time.time()
+
+
+def pause() -> None:
+    """A moment, for loops that look again and again."""
+    time.sleep(0.02)
+
+
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Look again and again; fails where it never comes true."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.02)
+        pause()

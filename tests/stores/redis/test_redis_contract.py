@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from flask_idempotency.engine.store import Store
 from flask_idempotency.stores.redis import RedisStore
@@ -33,27 +34,20 @@ class TestRedisStoreOnACluster(StoreContract):
         return RedisStore.from_url(self.url)
 
 
-class TestRedisStoreThroughSentinelAndWaitingForItsReplica(StoreContract):
-    short = 0.4
-
-    @pytest.fixture(autouse=True)
-    def at(self, valkey_pair: servers.Pair) -> None:
-        self.url = valkey_pair.url
-
-    def open_store(self) -> Store:
-        return RedisStore.from_url(self.url, min_replicas=1)
-
-
-class TestRedisStoreWithAClientThatDecodes(StoreContract):
-    """A client as applications have them: it decodes replies, speaks the older protocol, and stays its owner's."""
+class TestRedisStoreWithAClientOfAnothersMaking(StoreContract):
+    """It decodes replies, speaks the older protocol and knows its master from Sentinel; each completion waits for
+    the replica. It stays its owner's."""
 
     short = 0.4
 
     @pytest.fixture(autouse=True)
-    def client(self, valkey: servers.Server) -> Iterator[None]:
-        with valkey.client(decode_responses=True, protocol=2) as self.theirs:
-            yield
-            assert self.theirs.ping()
+    def client(self, valkey_pair: servers.Pair) -> Iterator[None]:
+        sentinel = redis.Sentinel([valkey_pair.sentinel.address])
+        self.theirs = sentinel.master_for("records", decode_responses=True, protocol=2)
+        yield
+        assert self.theirs.ping()
+        self.theirs.close()
+        sentinel.close()
 
     def open_store(self) -> Store:
-        return RedisStore(self.theirs, prefix="somewhere else:")
+        return RedisStore(self.theirs, prefix="somewhere else:", min_replicas=1)
