@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Exchange:
     """Stands between a server and an application for one request (PEP 3333).
 
-    A response whose length is known and small enough is held back until it is kept. Any other is streamed: a
-    tombstone is left before its first byte, and the response is kept once it has ended whole.
+    A response whose length is known and small enough is held back until the end of the attempt is written. Any other
+    is streamed: a tombstone is left before its first byte, and the response is kept once it has ended whole.
     """
 
     def __init__(
@@ -88,9 +88,7 @@ class Exchange:
         body = chain(self._held, pulled, rest)
         if self._server_write is None:
             at_hand = isinstance(chunks, list | tuple)
-            if not self._kept and at_hand:
-                return self._pass_on(body, chunks, written=self._engine.release(self._attempt))
-            if self._kept and (at_hand or self._may_be_held()):
+            if at_hand or self._may_be_held():
                 return self._hold(body, chunks)
             if self._kept and self._too_long():
                 untouched = not self._held and not pulled
@@ -123,7 +121,7 @@ class Exchange:
         return pulled
 
     def _hold(self, body: Iterable[bytes], chunks: Iterable[bytes]) -> Iterable[bytes]:
-        """Take the whole body, keep it, and only then let it go."""
+        """Take the whole body, write the end of the attempt, and only then let the response go."""
         rest = iter(body)
         taken: list[bytes] = []
         size = 0
@@ -133,6 +131,8 @@ class Exchange:
             if size > self._policy.max_response_bytes:
                 break
         whole = b"".join(taken)
+        if not self._kept:
+            return self._pass_on(chain((whole,), rest), chunks, written=self._engine.release(self._attempt))
         fits = size <= self._policy.max_response_bytes and (self._bodiless or self._length() in (None, size))
         status, headers = self._known_head()
         response = keep(status, headers, whole, self._policy) if fits else None
@@ -194,7 +194,7 @@ class Exchange:
 
     def _may_be_held(self) -> bool:
         length = self._length()
-        return self._kept and length is not None and length <= self._policy.max_response_bytes
+        return length is not None and length <= self._policy.max_response_bytes
 
     def _too_long(self) -> bool:
         length = self._length()

@@ -1,0 +1,63 @@
+"""One config line chooses the store."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from flask_idempotency import Idempotency
+from flask_idempotency.stores import MemoryStore, RedisStore, SQLAlchemyStore, SQLiteStore, open_store
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("memory://", MemoryStore),
+        ("sqlite:///a.db", SQLiteStore),
+        ("sqlite:///a.db?durable=false", SQLiteStore),
+        ("redis://localhost:1/0", RedisStore),
+        ("valkey://localhost:1/0", RedisStore),
+        ("rediss://localhost:1/0", RedisStore),
+        ("redis+sentinel://localhost:1/main/0", RedisStore),
+        ("redis+cluster://localhost:1", RedisStore),
+        ("postgresql+psycopg://localhost:1/shop", SQLAlchemyStore),
+        ("mysql+pymysql://localhost:1/shop", SQLAlchemyStore),
+        ("mariadb+pymysql://localhost:1/shop", SQLAlchemyStore),
+        ("sqlite+pysqlite:///a.db", SQLAlchemyStore),
+    ],
+)
+def test_each_scheme_opens_its_store_without_connecting(url: str, kind: type, tmp_path: Path) -> None:
+    assert isinstance(open_store(url, directory=tmp_path), kind)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "idempotency.db", "mongodb://user:hush@localhost/x", "memory://x", "sqlite://user:hush@x/y", "sqlite:///x?a=b"],
+)
+def test_a_url_that_names_no_store_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        open_store(url)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_relative_path_starts_in_the_instance_folder(tmp_path: Path) -> None:
+    app = Flask(__name__, instance_path=str(tmp_path / "instance"))
+    app.config["IDEMPOTENCY_STORE_URL"] = "sqlite:///deep/records.db"
+    Idempotency(app)
+    app.add_url_rule("/", "index", lambda: "ok", methods=["POST"])
+    assert app.test_client().post("/", headers={"Idempotency-Key": "k"}).status_code == 200
+    assert (tmp_path / "instance" / "deep" / "records.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "url", "extra"),
+    [("redis", "redis://localhost", "redis"), ("sqlalchemy", "postgresql+psycopg://localhost/x", "sqlalchemy")],
+)
+def test_a_missing_extra_is_named_by_the_error(module: str, url: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None\nfrom flask_idempotency.stores import open_store; open_store({url!r})"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert f"pip install 'flask-idempotency[{extra}]'" in failed.stderr
