@@ -164,6 +164,9 @@ export class PendingKeys {
   forget(name: string): Promise<void>;
 }
 
+/** The methods whose requests may be repeated without a key. */
+export const IDEMPOTENT_METHODS: ReadonlySet<string>;
+
 /** A key for one new operation: a random UUID, outside secure contexts too. */
 export function newKey(): string;
 

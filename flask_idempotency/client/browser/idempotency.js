@@ -1,8 +1,8 @@
 // A fetch that may be repeated: one key for each logical request, the same on each of its attempts.
 // What is exported is described in idempotency.d.ts.
 
-/** Methods that HTTP itself calls idempotent (RFC 9110, section 9.2.2): they may be repeated without a key. */
-const IDEMPOTENT_METHODS = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]);
+// HTTP itself calls them idempotent (RFC 9110, section 9.2.2).
+export const IDEMPOTENT_METHODS = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]);
 
 /** Answers after which another attempt may fare better. A 409 needs a closer look. */
 const AGAIN = new Set([425, 429, 500, 502, 503, 504]);

@@ -1,12 +1,12 @@
 """A real, headless Chromium for tests, on the machine that has one."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+from .needs import lacks
 
 #: A name of this machine that browsers do not trust as they trust 127.0.0.1: a page from there is no secure context.
 INSECURE_HOST = "till.test"
@@ -29,16 +29,10 @@ def running_chromium() -> Iterator[Browser]:
     """Chromium until the block ends. Where there is none, the test is skipped; under CI it fails instead."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        need("Chromium")
+        lacks("Chromium, which is not on this machine")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_SWITCHES, timeout=60_000)
         try:
             yield browser
         finally:
             browser.close()
-
-
-def need(what: str) -> None:
-    """Skip a test for want of something that CI must have: there, its absence fails."""
-    tell = pytest.fail if os.environ.get("CI") else pytest.skip
-    tell(f"This test needs {what}, which is not on this machine.")

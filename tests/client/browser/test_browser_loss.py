@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +62,6 @@ def test_each_payment_is_made_once_and_answered_though_half_of_all_attempts_fail
     assert unsettled == []
     # The network did its worst, or nothing was shown.
     assert set(network.attempts) == set(SHARES)
-    print(f"{PAYMENTS} payments, {len(till.charges)} charges, {sum(len(p['attempts']) for p in told)} attempts")
 
 
 def faults() -> Iterator[Fault]:
@@ -83,10 +81,3 @@ def test_without_keys_the_same_retry_pays_twice(customer: Customer, page: Page, 
     )
 
     assert len(till.charges) > 1
-
-
-def test_the_types_describe_what_the_module_exports(page: Page) -> None:
-    types = Path(__file__).parents[3] / "flask_idempotency/client/browser/idempotency.d.ts"
-    described = re.findall(r"^export (?:function|const|class) (\w+)", types.read_text(), re.MULTILINE)
-
-    assert sorted(described) == sorted(page.evaluate("Object.keys(idempotency)"))

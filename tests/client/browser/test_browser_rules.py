@@ -1,5 +1,7 @@
 """The rules behind the browser's client, each for itself, by the engine that will run them."""
 
+import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -124,3 +126,10 @@ def test_a_digest_is_the_same_for_ever(rules: Page) -> None:
     assert (
         rules.evaluate("idempotency.digest('POST', 'https://till/payments', '{\"amount\":42}')") == "daa732695b06cde7"
     )
+
+
+def test_the_types_describe_what_the_module_exports(rules: Page) -> None:
+    types = files("flask_idempotency.client").joinpath("browser/idempotency.d.ts").read_text()
+    described = re.findall(r"^export (?:function|const|class) (\w+)", types, re.MULTILINE)
+
+    assert sorted(described) == sorted(rules.evaluate("Object.keys(idempotency)"))
