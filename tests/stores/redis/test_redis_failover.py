@@ -1,0 +1,167 @@
+"""A master dies and its replica takes over: what survives, and what does not unless it was waited for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from flask_idempotency.engine.events import Outcome
+from flask_idempotency.engine.records import Claimed, Completed, InProgress
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores.redis import RedisStore
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+from tests.proxies import Proxy
+
+from . import servers
+from .calls import claim, must_claim
+from .shop import Shop
+
+
+def test_sentinel_names_another_master_and_the_store_follows() -> None:
+    with servers.pair() as pair:
+        store = RedisStore.from_url(pair.url, min_replicas=1)
+        done, running = new_record(), new_record()
+        held = must_claim(store, running, take_over=False)
+        assert store.complete(must_claim(store, done), RESPONSE, retention=DAY) is True
+        pair.master.kill()
+        with pytest.raises(StoreUnavailable):
+            claim(store)
+        servers.wait_until(lambda: answers(store), "the replica takes over")
+        assert claim(store, done) == Completed(FINGERPRINT, RESPONSE)
+        assert isinstance(claim(store, running), InProgress)
+        # Its completion has no replica to wait for now: it stands, and says that it is not safe.
+        with pytest.raises(StoreUnavailable, match="min_replicas"):
+            store.complete(held, RESPONSE, retention=DAY)
+        assert claim(store, running) == Completed(FINGERPRINT, RESPONSE)
+
+
+def answers(store: RedisStore) -> bool:
+    try:
+        claim(store)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """A master, and a replica at the end of a wire that can hang; `name` is what the store knows its server by."""
+
+    master: servers.Server
+    replica: servers.Server
+    wire: Proxy
+    name: Proxy
+
+    def open_store(self, options: str = "") -> RedisStore:
+        return RedisStore.from_url(f"redis://127.0.0.1:{self.name.port}{options}")
+
+    def fail_over(self) -> None:
+        """The master dies, and whoever watches makes a master of the replica."""
+        self.wire.drop()
+        self.master.kill()
+        with self.replica.client() as client:
+            client.replicaof("NO", "ONE")
+        self.name.server = self.replica.address
+
+
+@contextmanager
+def running_pair() -> Iterator[Lagging]:
+    master = servers.Server(repl_diskless_sync_delay="0")
+    with servers.running(master), Proxy(master.address) as wire, Proxy(master.address) as name:
+        replica = servers.Server(replicaof=f"127.0.0.1 {wire.port}")
+        with servers.running(replica), master.client() as asked:
+            asked.set("first", "write")  # WAIT waits for nothing on a connection that wrote nothing
+            servers.wait_until(lambda: asked.execute_command("WAIT", 1, 1000) == 1, "the replica is up to date")
+            yield Lagging(master, replica, wire, name)
+
+
+class TestAMasterThatDiesBeforeItsReplicaHasEverything:
+    @pytest.fixture
+    def pair(self) -> Iterator[Lagging]:
+        with running_pair() as pair:
+            yield pair
+
+    def test_a_completion_that_was_not_waited_for_is_lost_and_a_retry_runs_again(self, pair: Lagging) -> None:
+        store = pair.open_store()
+        record = new_record()
+        held = must_claim(store, record, lease=0.001)
+        servers.wait_until(lambda: known_to(pair.replica, 1), "the replica has the claim")
+        pair.wire.stall()
+        assert store.complete(held, RESPONSE, retention=DAY) is True
+        pair.fail_over()
+        outcome = claim(store, record)
+        assert isinstance(outcome, Claimed)
+        assert outcome.lapsed  # its claim survived: the handler is told that somebody was here before
+
+    def test_a_claim_that_is_lost_fences_its_holder(self, pair: Lagging) -> None:
+        store = pair.open_store()
+        record = new_record()
+        pair.wire.stall()
+        held = must_claim(store, record)
+        pair.fail_over()
+        second = claim(store, record)
+        assert isinstance(second, Claimed)
+        assert not second.lapsed
+        assert store.complete(held, RESPONSE, retention=DAY) is False
+
+
+@pytest.fixture(scope="class")
+def lagging() -> Iterator[Lagging]:
+    with running_pair() as pair:
+        yield pair
+
+
+class TestAReplicaThatLagsBehind:
+    @pytest.fixture
+    def pair(self, lagging: Lagging) -> Iterator[Lagging]:
+        yield lagging
+        lagging.wire.restore()
+
+    def test_a_completion_that_replicas_do_not_have_is_not_done(self, pair: Lagging) -> None:
+        store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
+        record = new_record()
+        held = must_claim(store, record)
+        pair.wire.stall()
+        with pytest.raises(StoreUnavailable, match="of the 1 replicas that min_replicas asks for, 0"):
+            store.complete(held, RESPONSE, retention=DAY)
+        assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+        pair.wire.restore()
+        assert store.complete(held, RESPONSE, retention=DAY) is True
+
+    def test_a_claim_that_must_survive_waits_for_replicas_too(self, pair: Lagging) -> None:
+        store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
+        record = new_record()
+        pair.wire.stall()
+        with pytest.raises(StoreUnavailable):
+            claim(store, record, take_over=False)
+        assert isinstance(claim(store, new_record(), take_over=True), Claimed)
+        pair.wire.restore()
+        outcome = claim(store, record, take_over=False)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (1, False)
+
+    def test_what_is_no_write_does_not_wait_for_replicas_to_be_believed(self, pair: Lagging) -> None:
+        store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
+        done = new_record()
+        held = must_claim(store, done)
+        assert store.complete(held, RESPONSE, retention=DAY) is True
+        pair.replica.kill()
+        assert claim(store, done, take_over=False) == Completed(FINGERPRINT, RESPONSE)
+        pair.replica.start()
+
+    def test_the_client_hears_the_answer_which_is_completed_again_until_replicas_have_it(self, pair: Lagging) -> None:
+        shop = Shop(pair.open_store("?min_replicas=1&replica_timeout=0.3"))
+        pair.wire.stall()
+        assert shop.post("k") == (201, False)
+        assert Outcome.DEFERRED in shop.heard
+        assert shop.post("k") == (201, True)
+        assert Outcome.COMPLETED_LATE not in shop.heard
+        pair.wire.restore()
+        servers.wait_until(lambda: Outcome.COMPLETED_LATE in shop.heard, "the replica has the answer")
+        assert shop.runs["k"] == 1
+
+
+def known_to(server: servers.Server, keys: int) -> bool:
+    with server.client() as client:
+        return len(client.keys("idempotency:*")) == keys

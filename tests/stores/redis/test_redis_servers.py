@@ -1,0 +1,314 @@
+"""Servers that are restarted, demoted, full, loading or replaced: refused in time, and right again afterwards."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores.redis import RedisStore
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+from tests.proxies import Proxy
+
+from . import servers
+from .calls import claim, must_claim
+from .shop import Shop
+
+#: Lets a client of redis-py send a command once and no more.
+ONCE = Retry(NoBackoff(), 0)
+
+
+@pytest.fixture
+def store(own_valkey: servers.Server) -> RedisStore:
+    return RedisStore.from_url(own_valkey.url)
+
+
+class TestARestart:
+    def test_a_restarted_server_is_found_again_and_taught_the_scripts(
+        self, store: RedisStore, own_valkey: servers.Server
+    ) -> None:
+        claims = [must_claim(store) for _ in range(3)]
+        own_valkey.restart()
+        # It kept nothing: these are fenced, and new ones are claimed, without an error.
+        store.renew(claims, lease=60)
+        assert store.complete(claims[0], RESPONSE, retention=DAY) is False
+        assert store.complete(must_claim(store), RESPONSE, retention=DAY) is True
+
+    def test_a_server_that_writes_each_answer_to_its_disk_replays_it_after_it_was_killed(self) -> None:
+        server = servers.Server(appendonly="yes", appendfsync="always")
+        with servers.running(server):
+            shop = Shop(RedisStore.from_url(server.url))
+            assert shop.post("k") == (201, False)
+            server.restart()
+            assert shop.post("k") == (201, True)
+            assert shop.runs["k"] == 1
+
+    def test_a_dead_server_is_unavailable_until_it_is_back(self, store: RedisStore, own_valkey: servers.Server) -> None:
+        shop = Shop(store)
+        own_valkey.kill()
+        assert shop.post("k") == (503, False)
+        own_valkey.start()
+        assert shop.post("k") == (201, False)
+
+    def test_what_a_paused_server_took_in_harms_nothing_when_it_goes_on(self, own_valkey: servers.Server) -> None:
+        shop = Shop(RedisStore.from_url(f"{own_valkey.url}?socket_timeout=0.1"), on_lapse="refuse")
+        shop.post("first-use")
+        with own_valkey.paused():
+            # The kernel takes the claims in; the server runs them when it goes on, with nobody to run under them.
+            assert shop.post("k") == (503, False)
+        assert shop.post("k") == (201, False)
+        assert shop.post("k") == (201, True)
+        assert shop.runs["k"] == 1
+
+
+class TestAServerThatRefusesToWrite:
+    def test_a_full_server_refuses_claims_and_completes_once_it_has_room(
+        self, store: RedisStore, own_valkey: servers.Server
+    ) -> None:
+        record = new_record()
+        held = must_claim(store, record)
+        with own_valkey.client() as client:
+            client.config_set("maxmemory", "100kb")
+            with pytest.raises(StoreUnavailable, match="OutOfMemoryError"):
+                claim(store)
+            with pytest.raises(StoreUnavailable, match="OutOfMemoryError"):
+                store.complete(held, RESPONSE, retention=DAY)
+            # Refused as a whole: the record is no tombstone.
+            assert isinstance(claim(store, record), InProgress)
+            client.config_set("maxmemory", "0")
+        assert store.complete(held, RESPONSE, retention=DAY) is True
+        assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+
+    def test_a_full_server_still_gives_keys_back(self, store: RedisStore, own_valkey: servers.Server) -> None:
+        held = must_claim(store)
+        store.release(must_claim(store))
+        with own_valkey.client() as client:
+            client.config_set("maxmemory", "100kb")
+        assert store.release(held) is True
+
+    def test_a_master_without_the_replicas_it_must_have_refuses_claims(
+        self, store: RedisStore, own_valkey: servers.Server
+    ) -> None:
+        with own_valkey.client() as client:
+            client.config_set("min-replicas-to-write", "1")
+        with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+            claim(store)
+
+    def test_a_server_that_is_busy_with_another_script_is_unavailable(
+        self, store: RedisStore, own_valkey: servers.Server
+    ) -> None:
+        must_claim(store)
+        with own_valkey.client(socket_timeout=None) as client, own_valkey.client() as other:
+            client.config_set("busy-reply-threshold", "1")
+
+            def spin() -> None:
+                with pytest.raises(redis.ResponseError):
+                    client.eval("while true do end", 0)
+
+            spinning = threading.Thread(target=spin)
+            spinning.start()
+
+            def busy() -> bool:
+                try:
+                    other.get("x")
+                except redis.ResponseError as error:
+                    return "BUSY" in str(error)
+                return False
+
+            servers.wait_until(busy, "the server is busy")
+            with pytest.raises(StoreUnavailable, match="BUSY"):
+                claim(store)
+            other.execute_command("SCRIPT KILL")
+            spinning.join(servers.PATIENCE)
+        must_claim(store)
+
+    def test_a_server_that_loads_its_data_is_unavailable_until_it_has(self) -> None:
+        server = servers.Server(loading_process_events_interval_bytes="1024")
+        with servers.running(server), server.client(retry=ONCE) as client:
+            for number in range(1000):
+                client.set(f"ballast:{number}", "x" * 4000)
+            client.save()
+            client.config_set("key-load-delay", "5000")  # microseconds
+            client.config_rewrite()
+            server.kill()
+            server.spawn()
+
+            def loading() -> bool:
+                try:
+                    client.ping()
+                except redis.BusyLoadingError:
+                    return True
+                except redis.ConnectionError:
+                    return False
+                raise AssertionError("it loaded too fast for this test")
+
+            servers.wait_until(loading, "the server loads")
+            store = RedisStore.from_url(server.url)
+            with pytest.raises(StoreUnavailable, match="BusyLoadingError"):
+                claim(store)
+            client.config_set("key-load-delay", "0")
+
+            def loaded() -> bool:
+                try:
+                    return bool(client.ping())
+                except redis.BusyLoadingError:
+                    return False
+
+            servers.wait_until(loaded, "the server has loaded")
+            must_claim(store)
+
+    def test_a_user_who_may_not_run_scripts_is_told_so(self, own_valkey: servers.Server) -> None:
+        with own_valkey.client() as client:
+            client.acl_setuser("app", enabled=True, passwords=["+pw"], commands=["-@all"], keys=["*"])
+        with pytest.raises(StoreUnavailable, match="NoPermissionError"):
+            claim(RedisStore.from_url(f"redis://app:pw@127.0.0.1:{own_valkey.port}"))
+
+    def test_a_key_of_another_kind_is_no_record(self, store: RedisStore, own_valkey: servers.Server) -> None:
+        record = new_record()
+        with own_valkey.client() as client:
+            client.lpush(f"idempotency:{record.id.hex()}", "x")
+        with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+            claim(store, record)
+
+    def test_a_response_that_cannot_be_read_is_never_replayed_nor_run_again(
+        self, store: RedisStore, own_valkey: servers.Server
+    ) -> None:
+        record = new_record()
+        store.complete(must_claim(store, record), RESPONSE, retention=DAY)
+        with own_valkey.client() as client:
+            client.hset(f"idempotency:{record.id.hex()}", "response", b"\xff\xff")
+        with pytest.raises(StoreUnavailable, match="cannot be read"):
+            claim(store, record)
+
+
+class TestADemotedMaster:
+    @pytest.fixture
+    def successor(self) -> Iterator[servers.Server]:
+        server = servers.Server(repl_diskless_sync_delay="0")
+        with servers.running(server):
+            yield server
+
+    def demote(self, master: servers.Server, successor: servers.Server) -> None:
+        with master.client() as client:
+            client.replicaof("127.0.0.1", successor.port)
+
+    def test_it_is_read_only_and_claims_nothing(
+        self, store: RedisStore, own_valkey: servers.Server, successor: servers.Server
+    ) -> None:
+        held = must_claim(store)
+        self.demote(own_valkey, successor)
+        with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+            claim(store)
+        # Refused, or fenced where the successor's data, which never had the claim, has come by now.
+        with suppress(StoreUnavailable):
+            assert store.complete(held, RESPONSE, retention=DAY) is False
+
+    def test_where_its_name_points_to_the_successor_already_the_next_try_finds_it(
+        self, own_valkey: servers.Server, successor: servers.Server
+    ) -> None:
+        with Proxy(own_valkey.address) as name:
+            store = RedisStore.from_url(f"redis://127.0.0.1:{name.port}")
+            must_claim(store)
+            self.demote(own_valkey, successor)
+            # As DNS does on managed services: standing connections stay with the old master, which stays alive.
+            name.server = successor.address
+            assert store.complete(must_claim(store), RESPONSE, retention=DAY) is True
+
+
+class TestEviction:
+    def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [
+            r.getMessage() for r in caplog.records if "maxmemory-policy" in r.getMessage() and r.levelname == "WARNING"
+        ]
+
+    @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+    @pytest.mark.parametrize("maxmemory", ["0", "100mb"])
+    def test_a_policy_that_can_drop_records_is_said_aloud_once(
+        self,
+        store: RedisStore,
+        own_valkey: servers.Server,
+        caplog: pytest.LogCaptureFixture,
+        policy: str,
+        maxmemory: str,
+    ) -> None:
+        with own_valkey.client() as client:
+            client.config_set("maxmemory-policy", policy)
+            client.config_set("maxmemory", maxmemory)
+        for _ in range(3):
+            must_claim(store)
+        (warning,) = self.warnings(caplog)
+        assert policy in warning
+        assert "noeviction" in warning
+        assert ("memory is full" in warning) is (maxmemory != "0")
+        assert caplog.records[0].name == "flask_idempotency"
+
+    def test_a_policy_that_drops_nothing_needs_no_word(
+        self, store: RedisStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        must_claim(store)
+        assert self.warnings(caplog) == []
+
+    def test_where_the_server_does_not_tell_the_log_says_that_nobody_looked(
+        self, own_valkey: servers.Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        with own_valkey.client() as client:
+            client.acl_setuser(
+                "app", enabled=True, passwords=["+pw"], commands=["+@all", "-info", "-config"], keys=["*"]
+            )
+        must_claim(RedisStore.from_url(f"redis://app:pw@127.0.0.1:{own_valkey.port}"))
+        assert "does not tell its maxmemory-policy" in caplog.text
+
+    def test_of_a_cluster_every_master_is_asked(
+        self, valkey_cluster: list[servers.Server], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with valkey_cluster[2].client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lfu")
+            try:
+                must_claim(RedisStore.from_url(servers.cluster_url(valkey_cluster)))
+            finally:
+                client.config_set("maxmemory-policy", "noeviction")
+        (warning,) = self.warnings(caplog)
+        assert "allkeys-lfu" in warning
+
+
+class TestAClientThatWasHandedIn:
+    def test_its_pool_may_be_exhausted(self, own_valkey: servers.Server) -> None:
+        with own_valkey.client(max_connections=1) as client:
+            store = RedisStore(client)
+            must_claim(store)
+            taken = client.connection_pool.get_connection()
+            with pytest.raises(StoreUnavailable, match="MaxConnectionsError"):
+                claim(store)
+            client.connection_pool.release(taken)
+            must_claim(store)
+
+    def test_a_release_that_it_may_have_sent_twice_counts_as_released(self, own_valkey: servers.Server) -> None:
+        # redis-py itself sends again what got no reply, and does not tell: no record may mean that it worked.
+        with own_valkey.client() as client:
+            assert RedisStore(client).release(Claim(new_record().id, b"x" * 16)) is True
+        with own_valkey.client(retry=ONCE) as client:
+            assert RedisStore(client).release(Claim(new_record().id, b"x" * 16)) is False
+
+    def test_it_is_named_in_errors_without_its_password(self, own_valkey: servers.Server) -> None:
+        with own_valkey.client(password="s3cret") as client:
+            assert repr(RedisStore(client)) == f"<RedisStore at 127.0.0.1:{own_valkey.port}>".replace(
+                "127.0.0.1", "localhost"
+            )
+
+
+def test_a_claimed_number_counts_takeovers_since_the_key_was_free(store: RedisStore) -> None:
+    record = new_record()
+    numbers = []
+    for _ in range(3):
+        outcome = claim(store, record, lease=0.001)
+        assert isinstance(outcome, Claimed)
+        numbers.append(outcome.number)
+        servers.pause()
+    assert numbers == [1, 2, 3]
