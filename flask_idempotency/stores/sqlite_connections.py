@@ -35,6 +35,9 @@ _HAS_SCHEMA = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'idem
 #: How many idle connections are kept of each kind; more are opened for a moment where more threads read at once.
 _KEPT = 16
 
+#: Troubles in which the other connections are left open: on a full disk none could be opened again, not even to read.
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
 #: Connections that a fork left in the child. Closing one there could disturb the parent's locks, so none ever is.
 _left_to_parent: list[object] = []
 
@@ -85,7 +88,7 @@ class SQLiteConnections:
             else:
                 # What the trouble left of a transaction and of a connection, nobody should have to know.
                 connection.close()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error) and _code(error) not in _OF_THE_DISK:
                     self._retire(opened)
             raise
         if len(idle) >= _KEPT:
@@ -161,10 +164,13 @@ class SQLiteConnections:
 
 def is_busy(error: BaseException) -> bool:
     """Whether another's lock was in the way, so that trying again may help."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    )
+    return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The kind of trouble, without its particulars. An error of the driver itself has none."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF
 
 
 def _make_file(path: Path) -> None:
