@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .gunicorn import Till, until
+from .gunicorn import Till
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs a system with fork")
 

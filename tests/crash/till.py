@@ -1,8 +1,8 @@
 """The application of the crash tests, run by real servers. Its environment says what it is about; files steer it.
 
 A request with a `gate` in its payload says so (`<gate>.entered.<attempt>`) and goes no further until `<gate>.open` is
-there. `<ledger>.kill.before` and `.after` kill the process before or after it keeps an answer, once. Every run of the handler is a line
-of the ledger.
+there. `<ledger>.kill.before` and `<ledger>.kill.after` kill the process before or after it keeps an answer, once.
+Every run of the handler is a line of the ledger.
 """
 
 import os
