@@ -102,20 +102,15 @@ class RedisServer:
 
         Raises `StoreUnavailable` where some could not be run; those of servers that answer were.
         """
-        left = list(calls)
 
         def once(client: Client, repeated: bool) -> None:
-            nonlocal left
-            failed: list[Call] = []
             trouble: Exception | None = None
-            for server, group in _by_server(client, left):
+            for server, group in _by_server(client, calls):
                 try:
                     _run_group(client, server, group)
                 except _ERRORS as error:
-                    failed += group
                     trouble = error
                     _learn_the_way(client, group[0])
-            left = failed
             if trouble is not None:
                 raise trouble
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+import redis
 from redis.crc import key_slot
 
 from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
@@ -127,6 +128,29 @@ def test_a_dead_server_takes_only_its_own_records_with_it(store: RedisStore, nod
     assert lease_left(store, records[2]) > 900
 
 
+def test_a_replica_that_took_over_is_found_for_renewals_and_for_completions_that_wait() -> None:
+    with servers.cluster() as nodes, servers.running(replica := servers.Server(cluster_enabled="yes")):
+        name = names(nodes)[0]
+        with replica.client() as asked, nodes[0].client() as master, nodes[1].client() as other:
+            asked.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+            servers.wait_until(lambda: nodes[0].port in masters_known_to(asked), "the replica knows its master")
+            asked.execute_command("CLUSTER REPLICATE", name)
+            master.set("{06S}first", "write")
+            servers.wait_until(lambda: master.execute_command("WAIT", 1, 1000) == 1, "the replica is up to date")
+            renewing = RedisStore.from_url(servers.cluster_url(nodes))
+            completing = RedisStore.from_url(servers.cluster_url(nodes), min_replicas=1, replica_timeout=0.1)
+            record = record_at(0)
+            held = must_claim(completing, record, lease=60, take_over=False)
+            assert isinstance(claim(renewing, record), InProgress)
+            nodes[0].kill()
+            asked.execute_command("CLUSTER FAILOVER", "TAKEOVER")
+            servers.wait_until(lambda: replica.port in masters_known_to(other), "the others know who took over")
+            renewing.renew([held], lease=1000)
+            with pytest.raises(StoreUnavailable, match="min_replicas"):
+                completing.complete(held, RESPONSE, retention=DAY)
+            assert claim(renewing, record) == Completed(FINGERPRINT, RESPONSE)
+
+
 def test_a_cluster_that_is_down_is_unavailable(store: RedisStore, nodes: list[servers.Server]) -> None:
     record = record_at(0)
     must_claim(store, record)
@@ -145,6 +169,11 @@ def test_one_server_of_a_cluster_is_no_server_alone(nodes: list[servers.Server])
     store = RedisStore.from_url(nodes[0].url)
     with pytest.raises(StoreUnavailable, match=r"starts with redis\+cluster://"):
         claim(store, record_at(2))
+
+
+def masters_known_to(client: redis.Redis) -> set[int]:
+    """The ports of the servers that have slots."""
+    return {master[1] for _, _, master, *_ in client.cluster("SLOTS")}
 
 
 def answers(store: RedisStore, record: RecordKey) -> bool:

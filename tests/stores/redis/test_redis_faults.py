@@ -7,6 +7,7 @@ import pytest
 from flask_idempotency.engine.events import Outcome
 from flask_idempotency.engine.records import Claimed, InProgress, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores import redis_server
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.stores.redis_scripts import CLAIM, COMPLETE, RELEASE, RENEW, Script
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
@@ -129,6 +130,14 @@ class TestTheWholeNetworkFails:
         proxy.restore()
         assert shop.post(idempotency_key) == (201, False)
         assert shop.runs[idempotency_key] == 1
+
+    def test_no_further_try_begins_once_patience_has_run_out(
+        self, store: RedisStore, proxy: Proxy, idempotency_key: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_server, "_PATIENCE", 0.1)
+        proxy.fail_next(Trouble.STALL_REPLY, matching=of(CLAIM), times=TRIES)
+        assert Shop(store).post(idempotency_key) == (503, False)
+        assert len(proxy.struck) == 1
 
     def test_connections_that_were_reset_while_idle_cost_nothing(
         self, store: RedisStore, proxy: Proxy, idempotency_key: str

@@ -14,7 +14,7 @@ from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgre
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
-from tests.proxies import Proxy
+from tests.proxies import Proxy, Trouble
 
 from . import servers
 from .calls import claim, must_claim
@@ -169,6 +169,23 @@ class TestAServerThatRefusesToWrite:
         with pytest.raises(StoreUnavailable, match="NoPermissionError"):
             claim(RedisStore.from_url(f"redis://app:pw@127.0.0.1:{own_valkey.port}"))
 
+    def test_a_wrong_password_is_not_tried_twice(self, own_valkey: servers.Server) -> None:
+        with own_valkey.client() as client:
+            client.config_set("requirepass", "another")
+        with Proxy(own_valkey.address) as proxy:
+            with pytest.raises(StoreUnavailable, match="AuthenticationError"):
+                claim(RedisStore.from_url(f"redis://:wrong@127.0.0.1:{proxy.port}"))
+            assert proxy.connections == 1
+
+    def test_an_error_that_quotes_what_was_sent_is_cut_short(self) -> None:
+        server = servers.Server(**{"rename-command EVALSHA": '""'})
+        with servers.running(server):
+            store = RedisStore.from_url(server.url)
+            with pytest.raises(StoreUnavailable, match="unknown command") as refused:
+                store.complete(Claim(new_record().id, b"a token of this."), RESPONSE, retention=DAY)
+        assert "a token of this" in str(refused.value.__cause__)
+        assert "token" not in str(refused.value)
+
     def test_a_key_of_another_kind_is_no_record(self, store: RedisStore, own_valkey: servers.Server) -> None:
         record = new_record()
         with own_valkey.client() as client:
@@ -264,6 +281,19 @@ class TestEviction:
             )
         must_claim(RedisStore.from_url(f"redis://app:pw@127.0.0.1:{own_valkey.port}"))
         assert "does not tell its maxmemory-policy" in caplog.text
+
+    def test_a_look_that_the_network_failed_is_taken_again(
+        self, own_valkey: servers.Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with own_valkey.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        with Proxy(own_valkey.address) as proxy:
+            store = RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")
+            proxy.fail_next(Trouble.LOSE_REQUEST, matching=b"\nINFO\r")
+            must_claim(store)
+            assert self.warnings(caplog) == []
+            must_claim(store)
+        assert len(self.warnings(caplog)) == 1
 
     def test_of_a_cluster_every_master_is_asked(
         self, valkey_cluster: list[servers.Server], caplog: pytest.LogCaptureFixture
