@@ -98,7 +98,10 @@ class MemoryStore:
         purged = 0
         with self._lock:
             now = clock.now()
-            while purged < limit and self._expiries and self._expiries[0][0] <= now:
+            # Of what was given back, an expiry is left behind: what is looked at is bounded as well.
+            for _ in range(2 * limit):
+                if purged == limit or not self._expiries or self._expiries[0][0] > now:
+                    break
                 _, record_id = heapq.heappop(self._expiries)
                 record = self._records.get(record_id)
                 if record is None:

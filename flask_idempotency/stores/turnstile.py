@@ -1,6 +1,7 @@
 """Lets processes that wait for one file's write lock take it in the order in which they came."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -85,4 +86,5 @@ class Turnstile:
 
     def _free(self, first: int, count: int) -> None:
         if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, count, first)
+            with suppress(OSError):  # no locks on this file system
+                fcntl.lockf(self._file, fcntl.LOCK_UN, count, first)
