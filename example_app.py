@@ -6,6 +6,9 @@ Each resource shows one pattern of the field:
 - orders: the database itself refuses a second row with the same key; the row that exists is the answer.
 - transfers: money moves in the transaction that notes the key, so it moves once whatever happens to the answer.
 - users: PUT writes the same values again to the same effect, DELETE answers 204 every time; no key needed.
+
+The page at `/` breaks the network on purpose, so that one sees the patterns at work: in a shop of its own, and for
+browsers on this machine only. `FLASK_SHOP_PAGE=false` leaves it away, as anything but a demonstration should.
 """
 
 import sqlite3
@@ -19,6 +22,7 @@ from flask import Flask, current_app, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, abort
 
+from example_page import add_page
 from flask_idempotency import Idempotency
 
 idempotency = Idempotency()
@@ -44,8 +48,19 @@ CREATE TABLE IF NOT EXISTS users (id TEXT PRIMARY KEY, name TEXT NOT NULL, email
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """Make the shop and its page. `config` overrides; `SHOP_PAGE` of False leaves the page away."""
+    app = create_shop(config)
+    if app.config["SHOP_PAGE"]:
+        add_page(app, create_page_shop, database)
+    else:
+        app.add_url_rule("/", view_func=index)
+    return app
+
+
+def create_shop(config: Mapping[str, Any] | None = None) -> Flask:
     """Make the shop. `config` overrides; `SHOP_DATABASE` is the path of the business database."""
     app = Flask(__name__)
+    app.config["SHOP_PAGE"] = True
     app.config["SHOP_DATABASE"] = Path(app.instance_path) / "shop.db"
     app.config.from_prefixed_env()
     app.config.from_mapping(config or {})
@@ -53,7 +68,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.teardown_appcontext(close_database)
     app.register_error_handler(HTTPException, as_problem)
 
-    app.add_url_rule("/", view_func=index)
     app.add_url_rule("/api/payments", view_func=create_payment, methods=["POST"])
     app.add_url_rule("/api/payments", view_func=list_payments)
     app.add_url_rule("/api/payments/<payment_id>", view_func=read_payment)
@@ -66,6 +80,13 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.add_url_rule("/api/users/<user_id>", view_func=put_user, methods=["PUT"])
     app.add_url_rule("/api/users/<user_id>", view_func=delete_user, methods=["DELETE"])
     app.add_url_rule("/api/users/<user_id>", view_func=read_user)
+    return app
+
+
+def create_page_shop(config: Mapping[str, Any]) -> Flask:
+    """Make the shop that the page breaks: the same, and beside it what it would be without keys."""
+    app = create_shop(config)
+    app.add_url_rule("/api/unprotected/transfers", view_func=create_unprotected_transfer, methods=["POST"])
     return app
 
 
@@ -166,6 +187,17 @@ def move_money(db: sqlite3.Connection, source: str, target: str, amount: int) ->
     if not taken.rowcount:
         abort(409, "The account does not hold that much.")
     db.execute("UPDATE accounts SET balance = balance + ? WHERE id = ?", (amount, target))
+
+
+@idempotency.exempt
+def create_unprotected_transfer() -> ResponseReturnValue:
+    """Move money on each request, as a server does that knows no keys. Only the shop behind the page has this."""
+    source, target, amount = text("from"), text("to"), positive("amount")
+    transfer_id = new_id("tr")
+    with transaction() as db:
+        move_money(db, source, target, amount)
+        db.execute("INSERT INTO transfers VALUES (?, ?, ?, ?, ?)", (transfer_id, source, target, amount, transfer_id))
+    return {"id": transfer_id, "from": source, "to": target, "amount": amount}, 201
 
 
 def list_transfers() -> ResponseReturnValue:
