@@ -12,11 +12,14 @@ from .sqlite_file import SQLiteFile, Write
 
 _READ = "SELECT fingerprint, lease_ends, expires_at, response FROM idempotency_records WHERE id = ?"
 
+# In each of these `:now` is the moment when the statement runs, however long it waited for its turn: a lease reckoned
+# from before the wait could be over before it began.
+
 # The whole decision in one statement: a record that is neither free nor lapsed with the same fingerprint stays as it
 # is, and nothing is returned.
 _CLAIM = """
 INSERT INTO idempotency_records AS found (id, fingerprint, token, number, lease_ends, expires_at)
-VALUES (:id, :fingerprint, :token, 1, :lease_ends, :expires_at)
+VALUES (:id, :fingerprint, :token, 1, :now + :lease, :now + max(:lease, :retention))
 ON CONFLICT (id) DO UPDATE SET
     number = CASE WHEN found.expires_at <= :now THEN 1 ELSE found.number + 1 END,
     fingerprint = excluded.fingerprint, token = excluded.token, response = NULL,
@@ -29,7 +32,7 @@ RETURNING number
 # A tombstone that comes late never replaces the response.
 _COMPLETE = """
 UPDATE idempotency_records
-SET lease_ends = NULL, expires_at = :expires_at, response = coalesce(:response, response)
+SET lease_ends = NULL, expires_at = :now + :retention, response = coalesce(:response, response)
 WHERE id = :id AND token = :token
 RETURNING 1
 """
@@ -39,7 +42,7 @@ DELETE FROM idempotency_records WHERE id = :id AND token = :token AND lease_ends
 """
 
 _RENEW = """
-UPDATE idempotency_records SET lease_ends = :lease_ends, expires_at = max(expires_at, :lease_ends)
+UPDATE idempotency_records SET lease_ends = :now + :lease, expires_at = max(expires_at, :now + :lease)
 WHERE id = :id AND token = :token AND lease_ends IS NOT NULL
 RETURNING 1
 """
@@ -74,8 +77,7 @@ class SQLiteStore:
     ) -> Claimed | InProgress | Completed:
         """See `Store.claim`."""
         while True:
-            now = clock.now()
-            standing = self._read(record, fingerprint, now, take_over)
+            standing = self._read(record, fingerprint, take_over)
             if standing is not None:
                 return standing
             token = secrets.token_bytes(16)
@@ -85,9 +87,8 @@ class SQLiteStore:
                 id=record.id,
                 fingerprint=fingerprint,
                 token=token,
-                now=now,
-                lease_ends=now + lease,
-                expires_at=now + max(lease, retention),
+                lease=lease,
+                retention=retention,
                 take_over=take_over,
             )
             if rows:
@@ -103,7 +104,7 @@ class SQLiteStore:
                 durable=True,
                 id=claim.record_id,
                 token=claim.token,
-                expires_at=clock.now() + retention,
+                retention=retention,
                 response=response and response.pack(),
             )
         )
@@ -114,30 +115,28 @@ class SQLiteStore:
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
-        lease_ends = clock.now() + lease
         self._file.write_all(
             [
-                Write(_RENEW, {"id": claim.record_id, "token": claim.token, "lease_ends": lease_ends}, durable=False)
+                Write(_RENEW, {"id": claim.record_id, "token": claim.token, "lease": lease}, durable=False)
                 for claim in claims
             ]
         )
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
-        return len(self._file.write(_PURGE, durable=False, now=clock.now(), limit=limit))
+        return len(self._file.write(_PURGE, durable=False, limit=limit))
 
     def close(self) -> None:
         """See `Store.close`."""
         self._file.close()
 
-    def _read(
-        self, record: RecordKey, fingerprint: bytes, now: float, take_over: bool
-    ) -> InProgress | Completed | None:
+    def _read(self, record: RecordKey, fingerprint: bytes, take_over: bool) -> InProgress | Completed | None:
         """What stands in the way of a claim; None where nothing does. Takes no lock, and makes nobody wait."""
         rows = self._file.select(_READ, record.id)
         if not rows:
             return None
         found_fingerprint, lease_ends, expires_at, response = rows[0]
+        now = clock.now()
         if expires_at <= now:
             return None
         if lease_ends is None:

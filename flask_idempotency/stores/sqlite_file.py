@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..engine import clock
 from ..engine.store import StoreUnavailable
 from .fork_gate import ForkGate
 from .group_commit import GroupCommit, NoTurn
@@ -29,7 +30,7 @@ _SHARE_FOR_TURNSTILE = 0.05
 
 @dataclass(slots=True)
 class Write:
-    """One statement, and what it returned."""
+    """One statement, which may ask for `:now`, and what it returned."""
 
     statement: str
     parameters: dict[str, Any]
@@ -37,7 +38,7 @@ class Write:
     rows: list[Row] = field(default_factory=list)
 
     def run(self, connection: sqlite3.Connection) -> None:
-        self.rows = connection.execute(self.statement, self.parameters).fetchall()
+        self.rows = connection.execute(self.statement, {**self.parameters, "now": clock.now()}).fetchall()
 
 
 class SQLiteFile:
