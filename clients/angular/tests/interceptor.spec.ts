@@ -272,6 +272,15 @@ describe('another attempt', () => {
     expect(told.error).toMatchObject({ status: 409 });
   });
 
+  it('does not follow a conflict whose answer is no problem document', () => {
+    configure();
+    const told = heard(http.post('/payments', null));
+    refuse(attempt(), 409, {}, { type: 'urn:flask-idempotency:request-in-progress' });
+    vi.runAllTimers();
+
+    expect(told.error).toMatchObject({ status: 409 });
+  });
+
   it('does not follow a replayed failure, which will not change', () => {
     configure();
     const told = heard(http.post('/payments', null));

@@ -15,7 +15,7 @@ _MODULE = files("flask_idempotency.client").joinpath("browser/idempotency.js").r
 
 #: `pay` waits milliseconds where the module would wait seconds: what is tested is whether and how often, not how long.
 #: It tells everything that happened to one payment.
-_PAGE = b"""<!doctype html>
+_PAGE = """<!doctype html>
 <title>Pay</title>
 <link rel="icon" href="data:,">
 <script type="module">
@@ -23,7 +23,11 @@ _PAGE = b"""<!doctype html>
   window.idempotency = idempotency;
   const QUICK = { attempts: 4, deadline: 20_000, timeout: 20_000, backoff: 1, backoffMax: 2 };
   window.told = [];
-  window.pay = async (payment, { options, path = "/payments", ...init } = {}) => {
+  // Whatever becomes of the clock later.
+  const inTime = window.setTimeout.bind(window);
+  window.pay = (payment, init) =>
+    Promise.race([paying(payment, init), new Promise((hung) => inTime(hung, PATIENCE, { error: "Hung" }))]);
+  const paying = async (payment, { options, path = "/payments", ...init } = {}) => {
     const attempts = [];
     const onAttempt = (attempt) => { attempts.push(attempt); told.push(attempt); };
     const fetch = idempotency.createFetch({ ...QUICK, ...options, onAttempt });
@@ -38,7 +42,7 @@ _PAGE = b"""<!doctype html>
     }
   };
 </script>
-"""
+""".replace("PATIENCE", str(PATIENCE * 1000)).encode()
 
 
 class Shop:

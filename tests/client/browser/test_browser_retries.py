@@ -131,6 +131,19 @@ def test_an_answer_keeps_its_address_and_a_body_that_was_not_used(customer: Cust
     assert json.loads(told["text"]) == {"charge": 1}
 
 
+def test_an_answer_can_be_read_long_after_the_time_out_of_its_attempt(page: Page) -> None:
+    text = page.evaluate(
+        """async () => {
+            const fetch = idempotency.createFetch({ timeout: 200, attempts: 50, backoff: 1 });
+            const response = await fetch("/payments", { method: "POST" });
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            return response.text();
+        }"""
+    )
+
+    assert json.loads(text) == {"charge": 1}
+
+
 def test_what_the_server_asks_for_is_waited_for(page: Page, till: Till) -> None:
     page.clock.install()
     page.clock.pause_at(page.evaluate("Date.now() + 1000"))
@@ -174,7 +187,9 @@ def test_an_abort_ends_an_attempt_with_its_reason(customer: Customer, page: Page
     page.evaluate(
         """() => {
             window.user = new AbortController();
-            window.payment = pay(1, { signal: user.signal });
+            Math.random = () => 1;
+            const options = { backoff: 3_600_000, backoffMax: 3_600_000, deadline: 7_200_000 };
+            window.payment = pay(1, { signal: user.signal, options });
         }"""
     )
     until(customer.met_all, page)
