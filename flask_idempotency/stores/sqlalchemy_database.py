@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -10,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ..engine.store import StoreUnavailable
+from .watchdog import watchdog
 
 T = TypeVar("T")
 
@@ -84,15 +86,25 @@ class Database:
         return self._patiently(lambda: self._run(self._several, act))
 
     def _run(self, engine: Engine, act: Callable[[Connection], T]) -> T:
-        with engine.begin() as connection:
+        with engine.connect() as connection, self._bound(connection), connection.begin():
             return act(connection)
 
+    def _bound(self, connection: Connection) -> AbstractContextManager[None]:
+        """Of the drivers, psycopg alone has no time-out for an answer."""
+        if connection.dialect.driver != "psycopg":
+            return nullcontext()
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        return watchdog.bound(driver.fileno(), PATIENCE)
+
     def _patiently(self, act: Callable[[], T]) -> T:
+        started = time.monotonic()
         for left in reversed(range(_TRIES)):
             try:
                 return act()
             except DBAPIError as error:
-                if not left or not (error.connection_invalidated or _may_pass(error)):
+                late = time.monotonic() - started >= PATIENCE
+                if late or not left or not (error.connection_invalidated or _may_pass(error)):
                     raise StoreUnavailable(self._say(error)) from error
             except PoolTimeout as error:
                 raise StoreUnavailable(f"{self._name()}: no connection was free in time") from error

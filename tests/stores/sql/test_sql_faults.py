@@ -1,0 +1,150 @@
+"""A database that answers late, twice or not at all: what the client hears, and how often the work runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import create_engine, make_url, text
+
+from flask_idempotency import Idempotency
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_database
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+from tests.proxies import Proxy, Trouble
+
+TROUBLES = list(Trouble)
+
+#: What marks the requests of each of the store's calls on the wire.
+CALLS = {"claim": b"INSERT INTO idempotency_records", "complete": b"coalesce("}
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def url(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlalchemy_database, "PATIENCE", 1)
+
+
+@pytest.fixture
+def proxy(url: str) -> Iterator[Proxy]:
+    address = make_url(url)
+    assert address.host is not None
+    assert address.port is not None
+    with Proxy((address.host, address.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(url: str, proxy: Proxy) -> Iterator[SQLAlchemyStore]:
+    address = make_url(url).set(host=proxy.host, port=proxy.port)
+    store = SQLAlchemyStore(address.render_as_string(hide_password=False))
+    store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    yield store
+    proxy.restore()
+    store.close()
+
+
+class Shop:
+    """An application whose one view counts its runs."""
+
+    def __init__(self, store: SQLAlchemyStore) -> None:
+        self.runs = 0
+        self.app = Flask(__name__)
+        Idempotency(self.app, store=store)
+        self.app.add_url_rule("/", "order", self.order, methods=["POST"])
+
+    def order(self) -> Any:
+        self.runs += 1
+        return {"run": self.runs}, 201
+
+    def post(self, key: str) -> tuple[int, bool]:
+        answer = self.app.test_client().post("/", headers={"Idempotency-Key": key})
+        return answer.status_code, "Idempotent-Replayed" in answer.headers
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.name for trouble in TROUBLES])
+def test_a_call_that_meets_trouble_once_is_sent_again_and_recognises_itself(
+    store: SQLAlchemyStore, proxy: Proxy, trouble: Trouble, call: str, idempotency_key: str
+) -> None:
+    shop = Shop(store)
+    proxy.fail_next(trouble, matching=CALLS[call])
+    status, replayed = shop.post(idempotency_key)
+    proxy.settle()
+    assert len(proxy.struck) == 1
+    # A server that was slow for as long as anyone waits is not asked again: then the client is.
+    assert (status, replayed) in [(201, False), (503, False)]
+    if status == 503:
+        assert trouble in (Trouble.STALL_REPLY, Trouble.DELAY_REQUEST)
+        assert call == "claim"
+        assert shop.runs == 0
+        assert shop.post(idempotency_key) == (201, False)
+    heard = [shop.post(idempotency_key)]
+    while heard[-1] == (409, False):  # its completion is on its way, in the background
+        heard.append(shop.post(idempotency_key))
+    assert heard[-1] == (201, True)
+    assert shop.runs == 1
+
+
+def test_without_the_database_a_request_is_refused_and_then_runs_once(
+    store: SQLAlchemyStore, proxy: Proxy, idempotency_key: str
+) -> None:
+    shop = Shop(store)
+    for trouble in (proxy.refuse, proxy.stall):
+        trouble()
+        assert shop.post(idempotency_key) == (503, False)
+        proxy.restore()
+    assert shop.runs == 0
+    assert [shop.post(idempotency_key) for _ in range(2)] == [(201, False), (201, True)]
+    assert shop.runs == 1
+
+
+def test_a_release_whose_reply_is_lost_is_no_fencing(store: SQLAlchemyStore, proxy: Proxy) -> None:
+    record = new_record()
+    claimed = store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+    proxy.fail_next(Trouble.LOSE_REPLY, matching=b"DELETE FROM idempotency_records")
+    assert store.release(claimed.claim) is True  # type: ignore[union-attr]
+    assert len(proxy.struck) == 1
+
+
+def test_no_error_tells_password_parameters_or_body(url: str, proxy: Proxy) -> None:
+    address = make_url(url).set(host=proxy.host, port=proxy.port, password="hush")
+    store = SQLAlchemyStore(address.render_as_string(hide_password=False))
+    proxy.refuse()
+    with pytest.raises(StoreUnavailable) as raised:
+        store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    proxy.restore()
+    assert "hush" not in str(raised.value)
+    assert "hush" not in repr(store)
+
+
+def test_a_table_that_is_missing_is_an_error_that_refuses(url: str) -> None:
+    engine = create_engine(url)
+    store = SQLAlchemyStore(engine)
+    claimed = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE idempotency_records RENAME TO elsewhere"))
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+        with pytest.raises(StoreUnavailable):
+            store.complete(claimed.claim, RESPONSE, retention=DAY)  # type: ignore[union-attr]
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO idempotency_records"))
+    assert store.complete(claimed.claim, RESPONSE, retention=DAY) is True  # type: ignore[union-attr]
+    engine.dispose()
+
+
+def test_a_pool_that_is_exhausted_is_an_error_that_refuses(url: str) -> None:
+    engine = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    store = SQLAlchemyStore(engine)
+    store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    with engine.connect(), pytest.raises(StoreUnavailable, match="no connection was free"):
+        store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    engine.dispose()
