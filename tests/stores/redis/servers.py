@@ -36,7 +36,7 @@ class Server:
             "dir": str(self.folder),
             "save": '""',
             "logfile": "log",
-            "enable-debug-command": "yes",
+            "repl-diskless-sync-delay": "0",
             **{name.replace("_", "-"): value for name, value in config.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,10 +109,10 @@ class Sentinel(Server):
     def __init__(self, watched: int) -> None:
         super().__init__()
         self._arguments = ["--sentinel"]
-        for unknown in ("save", "enable-debug-command"):
+        for unknown in ("save", "repl-diskless-sync-delay"):
             del self._config[unknown]
         self._config["sentinel monitor records"] = f"127.0.0.1 {watched} 1"
-        self._config["sentinel down-after-milliseconds records"] = "500"
+        self._config["sentinel down-after-milliseconds records"] = "300"
         self._config["sentinel failover-timeout records"] = "3000"
 
 
@@ -132,14 +132,22 @@ class Pair:
 @contextmanager
 def pair() -> Iterator[Pair]:
     """A master with a replica that is up to date, watched by a Sentinel that knows both."""
-    master = Server(repl_diskless_sync_delay="0")
-    replica = Server(replicaof=f"127.0.0.1 {master.port}")
+    master = Server()
+    replica = Server()
     sentinel = Sentinel(master.port)
-    with running(master, replica), replica.client() as asked:
-        wait_until(lambda: asked.info("replication")["master_link_status"] == "up", "the replica follows")
+    with running(master, replica):
+        follow(replica, master, master.port)
         with running(sentinel), sentinel.client() as watching:
             wait_until(lambda: len(watching.sentinel_slaves("records")) == 1, "the Sentinel knows the replica")
             yield Pair(master, replica, sentinel)
+
+
+def follow(replica: Server, master: Server, port: int) -> None:
+    """Make a replica of one server, which reaches its master at `port`, and wait until it has everything."""
+    with replica.client() as client, master.client() as asked:
+        client.replicaof("127.0.0.1", port)
+        asked.set("first", "write")  # WAIT waits for nothing on a connection that wrote nothing
+        wait_until(lambda: asked.execute_command("WAIT", 1, 1000) == 1, "the replica is up to date")
 
 
 @contextmanager

@@ -169,7 +169,7 @@ class TestTheWholeNetworkFails:
     def test_an_answer_that_waits_to_be_kept_keeps_its_key_from_running_again(
         self, store: RedisStore, proxy: Proxy, valkey: servers.Server, idempotency_key: str
     ) -> None:
-        lease = 1.5
+        lease = 1.2
         shop, elsewhere = Shop(store, lease=lease), Shop(RedisStore.from_url(valkey.url), lease=lease)
         proxy.fail_next(Trouble.LOSE_REQUEST, matching=of(COMPLETE), times=1000)
         began = servers.now()

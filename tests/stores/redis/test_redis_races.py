@@ -24,7 +24,7 @@ from .calls import claim, must_claim, new_record
 RACERS = 64
 
 #: How many keys are raced for. More are asked for by RACE_KEYS=200; a run of the whole suite has less time.
-KEYS = int(os.environ.get("RACE_KEYS", "15"))
+KEYS = int(os.environ.get("RACE_KEYS", "10"))
 
 
 @contextmanager

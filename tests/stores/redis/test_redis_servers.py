@@ -207,7 +207,7 @@ class TestAServerThatRefusesToWrite:
 class TestADemotedMaster:
     @pytest.fixture
     def successor(self) -> Iterator[servers.Server]:
-        server = servers.Server(repl_diskless_sync_delay="0")
+        server = servers.Server()
         with servers.running(server):
             yield server
 
