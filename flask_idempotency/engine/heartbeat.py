@@ -12,8 +12,9 @@ from .store import Store, StoreUnavailable
 
 logger = logging.getLogger("flask_idempotency")
 
-#: How often an answer that could not be kept is offered to the store again, in seconds.
-_RETRY_EVERY = 0.5
+#: How often the store is asked again, in seconds, once it could not renew a claim or keep an answer. Short: once it is
+#: back, another process may take over what has lapsed meanwhile.
+_RETRY_EVERY = 0.2
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Heartbeat:
         self._starting = threading.Lock()
         self._hurry = threading.Event()
         self._pause = float("inf")
+        self._renewals_fail = False
 
     def __len__(self) -> int:
         """How many claims this process holds now."""
@@ -125,8 +127,10 @@ class Heartbeat:
             if now + pause - beat.renewed_at >= beat.lease / 3:
                 due.setdefault((id(beat.store), beat.lease), []).append(beat)
         renewed = [self._renew(group, lease, now) for (_, lease), group in due.items()]
-        if not all(renewed):
-            self._pause = min(self._pause, _RETRY_EVERY)
+        self._renewals_fail = not all(renewed)
+        if self._renewals_fail:
+            with self._starting:
+                self._pause = min(self._pause, _RETRY_EVERY)
         unreachable: set[int] = set()
         for debt in list(self._owed.values()):
             # A store that is out of reach may take its time to say so, and others' claims wait meanwhile.
@@ -137,7 +141,8 @@ class Heartbeat:
         try:
             beats[0].store.renew([beat.claim for beat in beats], lease=lease)
         except StoreUnavailable as error:
-            logger.warning("%d claims could not be renewed: %s", len(beats), error)
+            if not self._renewals_fail:  # said once, however often it is tried
+                logger.warning("Claims cannot be renewed, it is tried again and again: %s", error)
             return False
         except Exception:  # one store's defect must not let the claims of others lapse
             logger.exception("%d claims could not be renewed.", len(beats))
