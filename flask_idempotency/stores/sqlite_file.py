@@ -49,7 +49,7 @@ class SQLiteFile:
     """
 
     def __init__(self, path: Path, *, durable: bool, busy_timeout: float) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # the process may change its folder later
         self._durable = durable
         self._busy_timeout = busy_timeout
         self._connections = SQLiteConnections(path)

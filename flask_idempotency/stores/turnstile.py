@@ -71,6 +71,9 @@ class Turnstile:
             os.close(self._file)
             self._file = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def _take(self, first: int, count: int) -> bool:
         if fcntl is None:
             return True

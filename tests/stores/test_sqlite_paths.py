@@ -1,0 +1,54 @@
+"""Where the file is, whatever it is called, and what is left open."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+from flask_idempotency.engine.records import Claimed, InProgress, RecordKey
+from flask_idempotency.stores import SQLiteStore
+
+RECORD, FINGERPRINT = RecordKey(b"r" * 16), b"f" * 16
+
+
+def test_a_relative_path_means_the_folder_in_which_the_store_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore("idempotency.db")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert isinstance(store.claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), Claimed)
+    assert (tmp_path / "idempotency.db").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["with space.db", "ünïcödé.db", "what?mode=memory#.db", "100%41.db", "a;b&c=d.db"])
+def test_a_name_is_a_name_whatever_it_would_mean_in_an_address(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), Claimed)
+    assert path.exists()
+    assert {found.name for found in tmp_path.iterdir()} <= {name, f"{name}-wal", f"{name}-shm", f"{name}-turn"}
+    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), InProgress)
+
+
+@pytest.mark.parametrize("path", ["", ".", ":memory:"])
+def test_a_path_that_names_no_file_is_refused_where_it_is_written(path: str) -> None:
+    with pytest.raises(ValueError, match="MemoryStore"):
+        SQLiteStore(path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not show open files")
+def test_stores_that_are_no_longer_used_leave_no_file_open(tmp_path: Path) -> None:
+    def open_files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    for number in range(20):
+        store = SQLiteStore(tmp_path / f"{number}.db")
+        store.claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0)
+        store.close()
+        del store
+    assert open_files() <= before
