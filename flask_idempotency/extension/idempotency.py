@@ -18,9 +18,8 @@ from ..engine.store import Store
 from ..exactly_once.derived_key import derive_key
 from ..exactly_once.steps import StepRefused, run_step
 from ..http.admission import ATTEMPT, RESUMED, Resumed
-from ..stores import open_store
 from .hooks import Hooks, current_hooks, in_view
-from .settings import read_policy, read_store_url
+from .settings import read_policy, read_store
 from .signals import SignalObserver
 from .views import mark
 
@@ -57,7 +56,7 @@ class Idempotency:
         if "idempotency" in app.extensions:
             raise RuntimeError("Idempotency is already installed on this app.")
         policy = read_policy(app.config, self._policy)
-        store = self._store or open_store(read_store_url(app.config), directory=app.instance_path)
+        store = read_store(app.config, self._store, directory=app.instance_path)
         engine = Engine(store, observers=(*self._observers, SignalObserver(app)))
         hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, sessions=self._session)
         hooks.install()

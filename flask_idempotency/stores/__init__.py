@@ -7,13 +7,18 @@ from .sqlite import SQLiteStore
 from .url import open_store
 
 if TYPE_CHECKING:
+    from .encrypted import EncryptedStore
     from .redis import RedisStore
     from .sqlalchemy import SQLAlchemyStore
 
-__all__ = ["MemoryStore", "RedisStore", "SQLAlchemyStore", "SQLiteStore", "open_store"]
+__all__ = ["EncryptedStore", "MemoryStore", "RedisStore", "SQLAlchemyStore", "SQLiteStore", "open_store"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "EncryptedStore":
+        from .encrypted import EncryptedStore
+
+        return EncryptedStore
     if name == "RedisStore":
         from .redis import RedisStore
 

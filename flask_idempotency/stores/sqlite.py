@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
@@ -61,13 +62,19 @@ class SQLiteStore:
     (`synchronous=FULL` at completion). False gives that up: after a power loss or a crash of the operating system,
     not of the process, the newest answers may be gone, and a retry runs their requests again.
 
+    A `path` of `:memory:` stands for a temporary file that goes with the store, for tests.
+
     `busy_timeout`: seconds a write waits for other processes before `StoreUnavailable`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True, busy_timeout: float = 10.0) -> None:
-        if os.fspath(path) in ("", ".", ":memory:"):
-            raise ValueError("SQLiteStore needs the path of a file; for records in memory there is MemoryStore.")
-        self._file = SQLiteFile(Path(path), durable=durable, busy_timeout=busy_timeout)
+        if os.fspath(path) in ("", "."):
+            raise ValueError("SQLiteStore needs the path of a file.")
+        if os.fspath(path) == ":memory:":
+            # A database in SQLite's memory belongs to one connection, and every thread here has its own.
+            self._folder = TemporaryDirectory(prefix="idempotency-")
+            path, durable = Path(self._folder.name, "records.db"), False
+        self._file = SQLiteFile(Path(path).absolute(), durable=durable, busy_timeout=busy_timeout)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._file.path)!r})"

@@ -1,7 +1,9 @@
 """One config line chooses the store."""
 
+import gc
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from flask import Flask
 
 from flask_idempotency import Idempotency
 from flask_idempotency.stores import MemoryStore, RedisStore, SQLAlchemyStore, SQLiteStore, open_store
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, new_record
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,7 @@ from flask_idempotency.stores import MemoryStore, RedisStore, SQLAlchemyStore, S
         ("memory://", MemoryStore),
         ("sqlite:///a.db", SQLiteStore),
         ("sqlite:///a.db?durable=false", SQLiteStore),
+        ("sqlite:///:memory:", SQLiteStore),
         ("redis://localhost:1/0", RedisStore),
         ("valkey://localhost:1/0", RedisStore),
         ("rediss://localhost:1/0", RedisStore),
@@ -35,7 +39,14 @@ def test_each_scheme_opens_its_store_without_connecting(url: str, kind: type, tm
 
 @pytest.mark.parametrize(
     "url",
-    ["", "idempotency.db", "mongodb://user:hush@localhost/x", "memory://x", "sqlite://user:hush@x/y", "sqlite:///x?a=b"],
+    [
+        "",
+        "idempotency.db",
+        "mongodb://user:hush@localhost/x",
+        "memory://x",
+        "sqlite://user:hush@x/y",
+        "sqlite:///x?a=b",
+    ],
 )
 def test_a_url_that_names_no_store_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ValueError) as refused:
@@ -61,3 +72,25 @@ def test_a_missing_extra_is_named_by_the_error(module: str, url: str, extra: str
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert failed.returncode == 1
     assert f"pip install 'flask-idempotency[{extra}]'" in failed.stderr
+
+
+def test_a_path_is_taken_from_where_the_store_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore("records.db")
+    monkeypatch.chdir("/")
+    store.purge(limit=1)
+    assert (tmp_path / "records.db").exists()
+
+
+def test_a_database_in_memory_is_one_for_all_threads_and_leaves_nothing_behind() -> None:
+    store = SQLiteStore(":memory:")
+    record = new_record()
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda _: store.claim(record, FINGERPRINT, lease=60, retention=DAY), range(8)))
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Claimed"] + ["InProgress"] * 7
+    folder = store._file.path.parent
+    assert folder.exists()
+    store.close()
+    del store
+    gc.collect()
+    assert not folder.exists()
