@@ -4,9 +4,10 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,8 @@ def in_the_end(key):
     return seen
 """
 
-FULL_DISK = """
+#: Room runs out for this process, at the first byte that a file would grow by.
+NO_ROOM_FOR_THIS_PROCESS = """
 import resource
 
 def fill():
@@ -304,6 +306,39 @@ def fill():
 def make_room():
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
+
+#: The file system itself is full.
+NO_ROOM_AT_ALL = """
+ballast = path + ".ballast"
+
+def fill():
+    for size in (65536, 4096, 1):
+        try:
+            with open(ballast, "ab", buffering=0) as file:
+                while True:
+                    file.write(b"x" * size)
+        except OSError:
+            pass
+
+def make_room():
+    os.unlink(ballast)
+"""
+
+
+@pytest.fixture(params=["for this process", "at all"])
+def no_room(request: pytest.FixtureRequest, path: Path) -> Iterator[str]:
+    """Code with `fill` and `make_room`."""
+    if request.param == "for this process":
+        pytest.importorskip("resource")
+        yield NO_ROOM_FOR_THIS_PROCESS
+        return
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path.parent)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield NO_ROOM_AT_ALL
+    subprocess.run(["umount", "--lazy", str(path.parent)], check=True)
 
 
 def as_nobody(path: Path) -> str:
@@ -317,12 +352,11 @@ def as_nobody(path: Path) -> str:
     return "app.test_client().get('/warm up')\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 
 
-def test_a_full_disk_at_the_claim_is_a_503_and_nothing_runs_until_there_is_room(path: Path) -> None:
-    pytest.importorskip("resource")
+def test_a_full_disk_at_the_claim_is_a_503_and_nothing_runs_until_there_is_room(path: Path, no_room: str) -> None:
     seen = run(
         path,
         APP
-        + FULL_DISK
+        + no_room
         + """
 print(paid("before"))
 fill()
@@ -340,12 +374,13 @@ print(paid("one"), paid("one"), runs)
     ]
 
 
-def test_a_disk_that_fills_while_the_handler_runs_costs_neither_the_answer_nor_a_second_run(path: Path) -> None:
-    pytest.importorskip("resource")
+def test_a_disk_that_fills_while_the_handler_runs_costs_neither_the_answer_nor_a_second_run(
+    path: Path, no_room: str
+) -> None:
     seen = run(
         path,
         APP
-        + FULL_DISK
+        + no_room
         + """
 print(paid("before"))
 meanwhile = fill
