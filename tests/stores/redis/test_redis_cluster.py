@@ -55,6 +55,20 @@ def test_records_live_on_every_server(store: RedisStore, nodes: list[servers.Ser
             assert client.keys("idempotency:*")
 
 
+def test_a_cluster_client_that_was_handed_in_may_decode_and_stays_open(nodes: list[servers.Server]) -> None:
+    with redis.RedisCluster(port=nodes[0].port, decode_responses=True, protocol=2) as theirs:
+        store = RedisStore(theirs)
+        for place in range(3):
+            record = record_at(place)
+            held = must_claim(store, record, lease=10)
+            store.renew([held], lease=1000)
+            assert lease_left(store, record) > 900
+            assert store.complete(held, RESPONSE, retention=DAY) is True
+            assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+        store.close()
+        assert theirs.ping(target_nodes=redis.RedisCluster.PRIMARIES)
+
+
 def test_claims_of_all_servers_are_renewed_together(store: RedisStore, nodes: list[servers.Server]) -> None:
     records = [record_at(place) for place in range(3) for _ in range(3)]
     claims = [must_claim(store, record, lease=10) for record in records]
