@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,12 @@ def test_a_relative_path_starts_in_the_instance_folder(tmp_path: Path) -> None:
     [("redis", "redis://localhost", "redis"), ("sqlalchemy", "postgresql+psycopg://localhost/x", "sqlalchemy")],
 )
 def test_a_missing_extra_is_named_by_the_error(module: str, url: str, extra: str) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None\nfrom flask_idempotency.stores import open_store; open_store({url!r})"
+    code = f"""
+import sys
+sys.modules[{module!r}] = None
+from flask_idempotency.stores import open_store
+open_store({url!r})
+"""
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert failed.returncode == 1
     assert f"pip install 'flask-idempotency[{extra}]'" in failed.stderr
@@ -85,8 +91,10 @@ def test_a_path_is_taken_from_where_the_store_was_made(tmp_path: Path, monkeypat
 def test_a_database_in_memory_is_one_for_all_threads_and_leaves_nothing_behind() -> None:
     store = SQLiteStore(":memory:")
     record = new_record()
+    claim = partial(store.claim, record, FINGERPRINT, lease=60, retention=DAY)
     with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(lambda _: store.claim(record, FINGERPRINT, lease=60, retention=DAY), range(8)))
+        outcomes = [future.result() for future in [pool.submit(claim) for _ in range(8)]]
+    del claim
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Claimed"] + ["InProgress"] * 7
     folder = store._file.path.parent
     assert folder.exists()
