@@ -2,9 +2,11 @@
 
 import os
 import secrets
+import shutil
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
@@ -72,8 +74,9 @@ class SQLiteStore:
             raise ValueError("SQLiteStore needs the path of a file.")
         if os.fspath(path) == ":memory:":
             # A database in SQLite's memory belongs to one connection, and every thread here has its own.
-            self._folder = TemporaryDirectory(prefix="idempotency-")
-            path, durable = Path(self._folder.name, "records.db"), False
+            folder = mkdtemp(prefix="idempotency-")
+            weakref.finalize(self, _remove, folder, os.getpid())
+            path, durable = Path(folder, "records.db"), False
         self._file = SQLiteFile(Path(path).absolute(), durable=durable, busy_timeout=busy_timeout)
 
     def __repr__(self) -> str:
@@ -152,6 +155,11 @@ class SQLiteStore:
         if lapsed and take_over and found_fingerprint == fingerprint:
             return None
         return InProgress(found_fingerprint, lease_ends, lapsed)
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that ends takes nothing from its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(response: bytes | None) -> StoredResponse | None:

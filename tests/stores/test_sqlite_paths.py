@@ -9,6 +9,8 @@ import pytest
 from flask_idempotency.engine.records import Claimed, InProgress, RecordKey
 from flask_idempotency.stores import SQLiteStore
 
+from ..crash.sqlite_processes import run
+
 RECORD, FINGERPRINT = RecordKey(b"r" * 16), b"f" * 16
 
 
@@ -33,10 +35,32 @@ def test_a_name_is_a_name_whatever_it_would_mean_in_an_address(tmp_path: Path, n
     assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), InProgress)
 
 
-@pytest.mark.parametrize("path", ["", ".", ":memory:"])
+@pytest.mark.parametrize("path", ["", "."])
 def test_a_path_that_names_no_file_is_refused_where_it_is_written(path: str) -> None:
-    with pytest.raises(ValueError, match="MemoryStore"):
+    with pytest.raises(ValueError, match="path of a file"):
         SQLiteStore(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_temporary_file_goes_with_its_store_and_not_with_a_child_of_its_process(tmp_path: Path) -> None:
+    seen = run(
+        tmp_path / "unused.db",
+        """
+        store = SQLiteStore(":memory:")
+        do(store, "before")
+        if not os.fork():
+            do(store, "in the child")
+            sys.exit()
+        os.wait()
+        print(type(claim(store, "before")).__name__, type(claim(store, "in the child")).__name__)
+        folder = store._file.path.parent
+        del store
+        import gc
+        gc.collect()
+        print(folder.exists())
+        """,
+    )
+    assert seen.splitlines() == ["Completed Completed", "False"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not show open files")
