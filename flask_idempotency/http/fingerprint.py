@@ -18,6 +18,12 @@ MAX_JSON_BYTES = 1024 * 1024
 
 _MAX_PENDING_BYTES = 512 * 1024
 
+#: What the multipart decoder is given at a time, well below the limit of what it may hold.
+_SLICE = 64 * 1024
+
+#: No line of a boundary is longer than this.
+_MAX_LINE = 1024
+
 
 class Digester(Protocol):
     """Takes the payload as it is read, and yields the fingerprint at its end."""
@@ -38,7 +44,7 @@ class MalformedMultipart(ValueError):
 def start_fingerprint(environ: dict[str, Any], by: FingerprintBy) -> Digester:
     """Begin the fingerprint of the request; the payload follows with `update`."""
     content_type = environ.get("CONTENT_TYPE", "")
-    if content_type[:19].lower() == "multipart/form-data":
+    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
         return _MultipartDigester(_head(environ, "multipart"), content_type)
     if by == "json" and _is_json(content_type):
         return _JSONDigester(environ)
@@ -111,6 +117,7 @@ class _MultipartDigester:
     def __init__(self, whole: "blake2b", content_type: str) -> None:
         self._whole = whole
         self._part: blake2b | None = None
+        self._rest = b""
         self._decoder: MultipartDecoder | None = None
         boundary = parse_options_header(content_type)[1].get("boundary", "")
         if boundary:
@@ -118,17 +125,32 @@ class _MultipartDigester:
             self._decoder = MultipartDecoder(boundary.encode("latin-1", "replace"), _MAX_PENDING_BYTES)
 
     def update(self, data: bytes) -> None:
-        if self._decoder is None:
-            return
-        try:
-            self._decoder.receive_data(data)
-            self._take(self._decoder)
-        except (ValueError, RequestEntityTooLarge):
-            self._decoder = None
+        for begin in range(0, len(data), _SLICE):
+            if self._decoder is None:
+                return
+            try:
+                self._pass_on(self._decoder, data[begin : begin + _SLICE])
+            except (ValueError, RequestEntityTooLarge):
+                self._decoder = None
+
+    def _pass_on(self, decoder: MultipartDecoder, data: bytes) -> None:
+        # In whole lines: of a boundary that is torn before its last byte, the decoder takes the CR for data. And never
+        # up to a blank line: it ends the head of a part, and may belong to the boundary that follows at once.
+        data = self._rest + data
+        lines = data.rfind(b"\n") + 1
+        text = len(data[:lines].rstrip(b"\r\n"))
+        end = text + (2 if data[text : text + 2] == b"\r\n" else 1) if text else 0
+        if len(data) - end > _MAX_LINE:
+            end = lines if len(data) - lines <= _MAX_LINE else len(data)
+        self._rest = data[end:]
+        if end:
+            decoder.receive_data(data[:end])
+            self._take(decoder)
 
     def digest(self) -> bytes:
         try:
             if self._decoder is not None:
+                self._decoder.receive_data(self._rest)
                 self._decoder.receive_data(None)
                 if self._take(self._decoder):
                     return self._whole.digest()
