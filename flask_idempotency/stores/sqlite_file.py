@@ -75,7 +75,8 @@ class SQLiteFile:
 
     def write_all(self, writes: Sequence[Write]) -> None:
         """Run all these writes in one transaction."""
-        self._commits.submit(writes)
+        if writes:
+            self._commits.submit(writes)
 
     def close(self) -> None:
         """Close every connection that is not in use now; the next call opens new ones."""
