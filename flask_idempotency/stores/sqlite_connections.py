@@ -68,6 +68,7 @@ class SQLiteConnections:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = os.fspath(path)
         self._uri = f"{path.as_uri()}?mode=rw"  # never made by SQLite, which would let everybody read it
         self._begin_afresh()
 
@@ -156,7 +157,7 @@ class SQLiteConnections:
 
     def _identity(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self._path)
+            found = os.stat(self._name)
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
