@@ -1,0 +1,1 @@
+"""What safety costs: this library beside its peers and its floors. `python -m benchmarks --help`."""
