@@ -27,7 +27,7 @@ export class PaymentService {
    */
   pay<Receipt>(name: string, url: string, payment: unknown): Observable<Receipt> {
     const body = JSON.stringify(payment);
-    const payload = digest('POST', new URL(url, this.#document.baseURI).href, body);
+    const payload = digest('POST', this.#absolute(url), body);
     return defer(() => this.#settings.pending.pin(name, payload)).pipe(
       switchMap((pinned) => this.#send<Receipt>(pinned, url, JSON.parse(body))),
     );
@@ -53,7 +53,9 @@ export class PaymentService {
     } as const;
     return this.#http.post<Receipt>(url, payment, options).pipe(
       switchMap(async (response) => {
-        await this.#answered(pinned, response, course);
+        // The answer's address is another one after a redirection, which not each of Angular's backends tells of.
+        const redirected = response.redirected ?? this.#absolute(response.url ?? url) !== this.#absolute(url);
+        await this.#answered(pinned, response, course, redirected);
         return response.body as Receipt;
       }),
       catchError(async (error: unknown) => {
@@ -63,9 +65,19 @@ export class PaymentService {
     );
   }
 
-  async #answered(pinned: PinnedKey, answer: HttpResponse<unknown> | HttpErrorResponse, { inDoubt }: Course) {
+  #absolute(url: string): string {
+    return new URL(url, this.#document.baseURI).href;
+  }
+
+  async #answered(
+    pinned: PinnedKey,
+    answer: HttpResponse<unknown> | HttpErrorResponse,
+    { inDoubt }: Course,
+    redirected = false,
+  ) {
     const replayed = isReplay(answer);
     // A storage that fails now must not take the answer with it: a key that is left behind does no harm.
-    await this.#settings.pending.answered(pinned, answer.status, { replayed, inDoubt }).catch(() => undefined);
+    const about = { replayed, redirected, inDoubt };
+    await this.#settings.pending.answered(pinned, answer.status, about).catch(() => undefined);
   }
 }

@@ -258,7 +258,8 @@ describe('another attempt', () => {
     // jsdom and Node each have an ArrayBuffer of their own.
     const buffer = new ArrayBuffer(problem.length);
     new Uint8Array(buffer).set(problem);
-    attempt().flush(kind === 'blob' ? new Blob([problem]) : buffer, { status: 409, statusText: 'Conflict', headers: PROBLEM });
+    const body = kind === 'blob' ? new Blob([problem]) : buffer;
+    attempt().flush(body, { status: 409, statusText: 'Conflict', headers: PROBLEM });
 
     await vi.waitFor(() => attempt(), 10_000);
   });

@@ -1,4 +1,4 @@
-import { HttpErrorResponse, provideHttpClient, withInterceptors } from '@angular/common/http';
+import { HttpErrorResponse, HttpResponse, provideHttpClient, withInterceptors } from '@angular/common/http';
 import { HttpTestingController, provideHttpClientTesting, TestRequest } from '@angular/common/http/testing';
 import { TestBed } from '@angular/core/testing';
 import { PendingKeys } from 'flask-idempotency';
@@ -160,6 +160,19 @@ describe('a refusal', () => {
 
     expect(await unfinished()).toEqual([]);
   });
+});
+
+it.each([
+  ['fetch', new HttpResponse({ body: '<form>', url: 'http://localhost:3000/payments', redirected: true })],
+  ['XMLHttpRequest', new HttpResponse({ body: '<form>', url: 'http://localhost:3000/login' })],
+])('keeps the key after a redirection that %s followed, where an attempt is in doubt', async (_, answer) => {
+  const key = await reloadInMidPayment();
+  const signIn = pay();
+  (await attempt()).event(answer);
+  await signIn;
+
+  void pay();
+  expect(keyOf(await attempt())).toBe(key);
 });
 
 it.each([0, 409, 500, 503])('keeps the key after a final %d', async (status) => {

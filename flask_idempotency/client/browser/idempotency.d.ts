@@ -154,7 +154,7 @@ export class PendingKeys {
   answered(
     pinned: PinnedKey,
     status: number,
-    options?: { replayed?: boolean; inDoubt?: boolean },
+    about?: { replayed?: boolean; redirected?: boolean; inDoubt?: boolean },
   ): Promise<void>;
 
   /** The operations that are not settled, oldest first: what a page should take up after it was loaded. */
@@ -200,10 +200,14 @@ export function nextWait(
 ): number | null;
 
 /**
- * Whether an answer says what became of the operation. Success and a replay do. A refusal does where no earlier attempt
- * is `inDoubt`: it tells of its own attempt only. A conflict never does, nor does a failure of the server.
+ * Whether an answer says what became of the operation. Success and a replay do. A refusal and a redirection do where no
+ * earlier attempt is `inDoubt`: they tell of their own attempt only. A conflict never does, nor does a failure of the
+ * server.
  */
-export function settles(status: number, about?: { replayed?: boolean; inDoubt?: boolean }): boolean;
+export function settles(
+  status: number,
+  about?: { replayed?: boolean; redirected?: boolean; inDoubt?: boolean },
+): boolean;
 
 /** Tells one payload from another, across reloads. Not a cryptographic digest. */
 export function digest(...parts: readonly (string | Uint8Array)[]): string;

@@ -103,9 +103,10 @@ export function nextWait(policy, { number, elapsed, asked = 0 }) {
   return elapsed + wait < policy.deadline ? wait : null;
 }
 
-export function settles(status, { replayed = false, inDoubt = false } = {}) {
-  if (status < 400 || replayed) return true;
+export function settles(status, { replayed = false, redirected = false, inDoubt = false } = {}) {
+  if (replayed || (status >= 200 && status < 300 && !redirected)) return true;
   // A refusal tells of its own attempt only: a session that ran out says nothing of an earlier attempt that was done.
+  // So does a redirection, which may lead to where one signs in, and end in a 200.
   return !inDoubt && status < 500 && status !== 409 && !AGAIN.has(status);
 }
 
@@ -154,12 +155,12 @@ export class PendingKeys {
     });
   }
 
-  async answered({ name, payload, key }, status, { replayed = false, inDoubt = false } = {}) {
+  async answered({ name, payload, key }, status, { replayed, redirected, inDoubt } = {}) {
     await this.#transact("readwrite", async (pending) => {
       const kept = await result(pending.get([name, payload]));
-      if (kept?.key === key && settles(status, { replayed, inDoubt: inDoubt || kept.inDoubt })) {
-        pending.delete([name, payload]);
-      }
+      if (kept?.key !== key) return;
+      const settled = settles(status, { replayed, redirected, inDoubt: inDoubt || kept.inDoubt });
+      if (settled) pending.delete([name, payload]);
     });
   }
 
@@ -196,19 +197,21 @@ const KEYS = "pending";
 
 // Not localStorage: each process of a browser has a copy of it, which lags behind the others', under Web Locks too.
 async function open(name) {
+  let opening;
   try {
-    const opening = indexedDB.open(name, 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore(KEYS, { keyPath: ["name", "payload"] });
-    return await result(opening);
+    // Where a page may not store anything, even to ask throws.
+    opening = indexedDB.open(name, 1);
   } catch (cause) {
     throw notKept(cause);
   }
+  opening.onupgradeneeded = () => opening.result.createObjectStore(KEYS, { keyPath: ["name", "payload"] });
+  return result(opening);
 }
 
 function result(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
+    request.onerror = () => reject(notKept(request.error));
   });
 }
 
@@ -252,7 +255,7 @@ export function createFetch(options = {}) {
       const left = policy.deadline - (performance.now() - began);
       const outcome = await attempt(fetch, request, Math.min(policy.timeout, left), keyed);
       const { response, error } = outcome;
-      if (error !== undefined && signal.aborted) throw signal.reason;
+      if (response === undefined && signal.aborted) throw signal.reason;
       const replayed = response?.headers.get("Idempotent-Replayed") === "true";
       const again = response === undefined || asksAgain(response.status, { replayed, ...outcome });
       const asked = retryAfter(response?.headers.get("Retry-After"), response?.headers.get("Date"));
@@ -267,7 +270,8 @@ export function createFetch(options = {}) {
       if (response === undefined) throw error;
       if (pinned) {
         // A storage that fails now must not take the answer with it: a key that is left behind does no harm.
-        await pending.answered(pinned, response.status, { replayed, inDoubt: number > 1 }).catch(() => {});
+        const { status, redirected } = response;
+        await pending.answered(pinned, status, { replayed, redirected, inDoubt: number > 1 }).catch(() => {});
       }
       return response;
     }

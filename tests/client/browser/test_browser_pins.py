@@ -191,6 +191,26 @@ def test_a_refusal_after_an_attempt_in_doubt_does_not_forget_its_key(
     assert len(till.charges) == 1
 
 
+@pytest.mark.parametrize("redirect", ["follow", "manual"])
+def test_a_redirection_to_the_page_to_sign_in_at_does_not_forget_the_key_of_an_attempt_in_doubt(
+    customer: Customer, page: Page, till: Till, redirect: str
+) -> None:
+    reload_in_mid_payment(customer, page, till)
+    till.canned.append(Canned(302, (("Location", "/"),)))
+    assert pay(page, redirect=redirect)["status"] == (200 if redirect == "follow" else 0)
+    assert page.evaluate(UNFINISHED) == ["order-17"]
+
+    assert json.loads(pay(page)["text"]) == {"charge": 1}
+    assert len(till.charges) == 1
+
+
+def test_a_redirection_of_the_first_attempt_settles_the_payment(page: Page, till: Till) -> None:
+    till.canned.append(Canned(303, (("Location", "/"),)))
+
+    assert pay(page)["status"] == 200
+    assert page.evaluate(UNFINISHED) == []
+
+
 def test_a_refusal_after_a_failure_on_the_same_page_does_not_forget_its_key(page: Page, till: Till) -> None:
     till.canned.extend([Canned(500), Canned(401)])
 

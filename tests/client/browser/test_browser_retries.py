@@ -16,6 +16,12 @@ def pay(page: Page, payment: Any = None, **init: Any) -> dict[str, Any]:
     return told
 
 
+def stop_the_clock(page: Page) -> None:
+    """From now on, time is what the test makes it."""
+    page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now() + 3_600_000"))
+
+
 @pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.LOSE_ANSWER, Fault.RESET, Fault.CUT_ANSWER])
 def test_a_payment_that_the_network_lost_is_made_once_and_answered(
     customer: Customer, page: Page, till: Till, fault: Fault
@@ -145,8 +151,7 @@ def test_an_answer_can_be_read_long_after_the_time_out_of_its_attempt(page: Page
 
 
 def test_what_the_server_asks_for_is_waited_for(page: Page, till: Till) -> None:
-    page.clock.install()
-    page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+    stop_the_clock(page)
     till.canned.append(Canned(503, (("Retry-After", "120"),)))
     page.evaluate("() => { pay(1, { options: { deadline: 300_000 } }); }")
     until(lambda: page.evaluate("told.length") == 1, page)
@@ -169,8 +174,7 @@ def test_a_wait_that_would_end_past_the_deadline_gives_the_last_answer_at_once(p
 
 
 def test_no_attempt_takes_longer_than_what_is_left_until_the_deadline(customer: Customer, page: Page) -> None:
-    page.clock.install()
-    page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+    stop_the_clock(page)
     customer.fail(Fault.HOLD_ANSWER)
     page.evaluate("() => { window.payment = pay(1, { options: { deadline: 5_000, timeout: 60_000 } }); }")
     until(customer.met_all, page)

@@ -37,7 +37,7 @@ def rules(customer: Customer) -> Page:
     ],
 )
 def test_retry_after_is_seconds_or_a_date_or_nothing(rules: Page, value: str | None, seconds: float) -> None:
-    rules.clock.install(time="2030-01-01T00:00:00Z")
+    rules.clock.install(time="2029-12-31T23:00:00Z")
     rules.clock.pause_at("2030-01-01T00:00:00Z")
 
     assert rules.evaluate("(value) => idempotency.retryAfter(value)", value) == seconds * 1000
