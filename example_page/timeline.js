@@ -74,6 +74,7 @@ let drawn = new Map();
 
 export function forgetPayment() {
   drawn = new Map();
+  for (const list of document.querySelectorAll(".timeline")) list.replaceChildren();
 }
 
 /** Shows one side: the verdict of the books, and the timeline. */
@@ -102,8 +103,10 @@ export function show(side, run, server, price, timeout) {
     lines.push(element);
   }
   const list = section.querySelector("ol");
-  const same = list.children.length === lines.length && lines.every((element, n) => list.children[n] === element);
-  if (!same) list.replaceChildren(...lines);
+  // Only what is new moves, so that nobody loses the line being read.
+  lines.forEach((element, n) => {
+    if (list.children[n] !== element) list.insertBefore(element, list.children[n] ?? null);
+  });
 }
 
 /** Whether the browser had given up an attempt when this happened to it. */
