@@ -1,7 +1,10 @@
 """On whose behalf a request comes: a part of the record's identity, so that nobody hears another's answer."""
 
+import inspect
+import re
 from collections.abc import Callable
 from hashlib import blake2b
+from types import FunctionType
 from typing import Any
 
 from werkzeug import Request
@@ -32,17 +35,37 @@ def principal_of(
 
 def call_with_request(function: Callable[..., object], request: Request) -> object:
     """Call `function` with the request, or with nothing where it takes no argument (`flask.request` serves it)."""
-    code = getattr(function, "__code__", None)
-    if code is not None and code.co_argcount == 0 and not code.co_flags & _TAKES_VARARGS:
-        return function()
-    return function(request)
+    return function(request) if _takes_an_argument(function) else function()
 
 
-_TAKES_VARARGS = 0x04  # inspect.CO_VARARGS
+def _takes_an_argument(function: Callable[..., object]) -> bool:
+    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+        code = function.__code__  # a signature takes long to make
+        return code.co_argcount > 0 or bool(code.co_flags & inspect.CO_VARARGS)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, it does not tell
+        return True
+    return any(parameter.kind in _POSITIONAL for parameter in parameters)
+
+
+_POSITIONAL = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+)
+
+_AN_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def _text(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+    if isinstance(value, str):
+        return value
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    if _AN_ADDRESS.search(text):
+        # It would be another with each request, and one day another caller's.
+        raise TypeError(f"principal must return what names the caller, such as an id, not an object: {type(value)!r}.")
+    return text
 
 
 def _digest(*parts: str) -> bytes:
