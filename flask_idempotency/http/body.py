@@ -14,6 +14,9 @@ SPOOL_BYTES = 256 * 1024
 
 _CHUNK = 64 * 1024
 
+#: Digits of a Content-Length that can be meant.
+_LENGTH_DIGITS = 18
+
 
 class BrokenBody(BadRequest):
     """The client broke off in mid-body, or its Content-Length is none."""
@@ -58,7 +61,8 @@ class Body:
 
     def _length(self) -> int | None:
         text = self._environ.get("CONTENT_LENGTH") or ""
-        if text.isascii() and text.isdigit():
+        # Python refuses to make a number of some thousand digits.
+        if text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS:
             return int(text)
         if text:
             raise BrokenBody
