@@ -242,7 +242,7 @@ class Hooks:
         return HTTPException(response=self._refuse(refusal, policy))
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
-        docs_url = link_target(request.script_root, policy.docs_url)
+        docs_url = link_target(request.environ.get("SCRIPT_NAME", ""), policy.docs_url)
         return self.app.response_class(refusal.body(), status=refusal.status, headers=refusal.headers(docs_url))
 
     def _policy_page(self) -> Any:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from werkzeug import Request, Response
 
@@ -33,11 +34,15 @@ def answer(request: Request, rules: Sequence[Rules]) -> Response:
     return response
 
 
-def link_target(script_root: str, docs_url: str | None) -> str | None:
-    """Where the `Link` of a problem points: a path is the application's own, below where it is mounted."""
+def link_target(script_name: str, docs_url: str | None) -> str | None:
+    """Where the `Link` of a problem points: a path is the application's own, below where it is mounted.
+
+    `script_name` is the environ's `SCRIPT_NAME`.
+    """
     if docs_url is None or not docs_url.startswith("/"):
         return docs_url
-    return script_root.rstrip("/") + docs_url
+    # Decoded as PEP 3333 has it; a header takes it only encoded.
+    return quote(script_name.rstrip("/").encode("latin-1", "replace"), safe="/:@!$&'()*+,;=~") + docs_url
 
 
 def _document(rules: Sequence[Rules]) -> dict[str, object]:
