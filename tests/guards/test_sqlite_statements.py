@@ -1,0 +1,115 @@
+"""What each kind of request costs the SQLite store: statements, commits, and commits that wait for the disk."""
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_idempotency.stores import SQLiteStore
+
+from .requests import UNTOUCHED, Kind, Shop
+
+STATEMENTS = {
+    Kind.FIRST: {"SELECT": 1, "INSERT": 1, "UPDATE": 1},
+    Kind.REPLAY: {"SELECT": 1},
+    Kind.REUSED: {"SELECT": 1},
+    Kind.IN_FLIGHT: {"SELECT": 1},
+    Kind.FAILED: {"SELECT": 1, "INSERT": 1, "DELETE": 1},
+    **{kind: {} for kind in UNTOUCHED},
+}
+
+#: Synced, and in all, where the store is durable.
+COMMITS = {Kind.FIRST: (1, 2), Kind.FAILED: (0, 2)}
+
+
+class Trace:
+    """Every statement that any connection runs from now on, as SQLite itself reports it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.statements: Counter[str] = Counter()
+        self.commits: Counter[str] = Counter()
+        connect = sqlite3.connect
+
+        def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = connect(*args, **kwargs)
+            connection.set_trace_callback(_Tap(self).note)
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", traced)
+
+    def read_statements(self) -> Counter[str]:
+        return self.statements.copy()
+
+    def read_commits(self) -> Counter[str]:
+        return self.commits.copy()
+
+
+class _Tap:
+    """One connection's statements: it knows whether its commits wait for the disk, and when it commits."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._synced = True  # SQLite's own default is FULL
+        self._in_transaction = self._wrote = False
+
+    def note(self, statement: str) -> None:
+        verb = statement.split()[0].upper()
+        if verb == "PRAGMA":
+            if "synchronous" in statement:
+                self._synced = "FULL" in statement.upper()
+            return
+        if verb == "BEGIN":
+            self._in_transaction, self._wrote = True, False
+        elif verb == "COMMIT":
+            self._in_transaction = False
+            self._count_commit()
+        else:
+            self._trace.statements[verb] += 1
+            self._wrote = self._wrote or verb != "SELECT"
+            if not self._in_transaction:
+                self._count_commit()
+
+    def _count_commit(self) -> None:
+        if self._wrote:
+            self._trace.commits["synced" if self._synced else "unsynced"] += 1
+        self._wrote = False
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
+    return Trace(monkeypatch)
+
+
+def shop_on(path: Path, trace: Trace, *, durable: bool = True) -> Shop:
+    shop = Shop(SQLiteStore(path / "records.db", durable=durable))
+    shop.cost(Kind.FAILED, trace.read_statements)  # the file is made, and each kind of connection stands
+    shop.cost(Kind.FIRST, trace.read_statements)
+    return shop
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_request_runs_no_more_statements_than_it_must(kind: Kind, trace: Trace, tmp_path: Path) -> None:
+    shop = shop_on(tmp_path, trace)
+    assert shop.cost(kind, trace.read_statements) == STATEMENTS[kind]
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["durable", "fast"])
+@pytest.mark.parametrize("kind", Kind)
+def test_only_a_completion_of_the_durable_store_waits_for_the_disk(
+    kind: Kind, durable: bool, trace: Trace, tmp_path: Path
+) -> None:
+    shop = shop_on(tmp_path, trace, durable=durable)
+    found = shop.cost(kind, trace.read_commits)
+    synced, in_all = COMMITS.get(kind, (0, 0))
+    assert (found["synced"], found.total()) == (synced if durable else 0, in_all)
+
+
+def test_a_sweep_is_one_statement_that_does_not_wait_for_the_disk(trace: Trace, tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "records.db")
+    store.purge(limit=1)
+    shop = Shop(store)
+    before = trace.read_commits()
+    assert shop.sixteen(trace.read_statements) == {"SELECT": 16, "INSERT": 16, "UPDATE": 16, "DELETE": 1}
+    assert trace.read_commits() - before == {"unsynced": 17, "synced": 16}
