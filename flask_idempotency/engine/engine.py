@@ -69,12 +69,23 @@ class Engine:
         self._waiting = WaitingRoom()
         self._claims_since_sweep = 0
 
-    def begin(self, *, key: str, principal: bytes, fingerprint: bytes, policy: Policy) -> Run | Replay | Refuse:
-        """Claim the operation that `principal` (a digest) named `key`, or say what stands there already."""
+    def begin(
+        self, *, key: str, principal: bytes, fingerprint: bytes, policy: Policy, may_wait: bool = False
+    ) -> Run | Replay | Refuse:
+        """Claim the operation that `principal` (a digest) named `key`, or say what stands there already.
+
+        `may_wait`: whether the calling thread can be spared for as long as the policy lets a repeat wait.
+        """
         record = RecordKey.of(principal, key)
+        if heartbeat.owes:
+            try:
+                heartbeat.settle(record.id)
+            except StoreUnavailable:
+                # Whatever the policy says of a store out of reach: this process knows that the work is done.
+                return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
         try:
             standing = self._claim(record, fingerprint, policy)
-            if policy.wait and isinstance(standing, InProgress):
+            if may_wait and policy.wait and isinstance(standing, InProgress):
                 standing = self._wait(standing, record, fingerprint, policy)
         except StoreUnavailable as error:
             return self._without_store(record, policy, error)

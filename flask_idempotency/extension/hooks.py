@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..http.problems import Problem, problem
 from ..http.replay import keep, replay_headers
 from ..http.stream import Recording, WatchedStream
 from .atomic_views import AtomicViews
-from .passage import PASSAGE, Passage, kept_response, take_whole
+from .passage import PASSAGE, Passage, kept_response, rewind, take_whole
 from .request_keeping import RequestKeeping
 from .signed_in import SignedInUser
 from .views import ViewPolicies
@@ -107,9 +108,8 @@ class Hooks:
             limit=current.max_content_length,
             signed_in=self._signed_in,
         )
-        if passage.body is not None:
-            # Flask may have made its stream of the body as it was before it was read.
-            current.stream = environ["wsgi.input"]
+        if passage.body is not None and environ["wsgi.input"] is not passage.body:
+            rewind(current)
         match decision:
             case Run(attempt) if attempt is not None:
                 passage.attempt = environ[ATTEMPT] = attempt
@@ -135,6 +135,8 @@ class Hooks:
         if ATTEMPT in environ or current.method not in policy.methods:
             return None
         if passage is None:
+            if self.views.exempts(current):
+                return None
             passage = environ[PASSAGE] = Passage(policy, place_body(environ, policy))
         return self.admit(current, passage)
 
@@ -144,11 +146,7 @@ class Hooks:
             return view()
         passage.entered = True
         current = _current_request()
-
-        def rewind() -> None:
-            current.stream.seek(0)
-
-        return self._atomic_views.run(passage, passage.attempt, view, rewind)
+        return self._atomic_views.run(passage, passage.attempt, view, lambda: rewind(current))
 
     def run_in_view(self, view: Callable[[], Any]) -> Any:
         """Run what a view's decorator stands around."""
@@ -178,7 +176,7 @@ class Hooks:
         if held or passage.committed:
             return response
         response.close()
-        return self._refuse(problem("claim-fenced"), attempt.policy)
+        return self._refuse(problem("claim-fenced", retry_after=1), attempt.policy)
 
     def _conclude(self, passage: Passage, attempt: Attempt, response: Response) -> bool:
         """Write the end of the attempt; False where another attempt stands in its place."""
@@ -208,13 +206,20 @@ class Hooks:
                 self.engine.complete(attempt, whole)
 
         source = response.response
-        response.response = WatchedStream(
+        response.response = stream = WatchedStream(
             response.iter_encoded(),
             conclude,
             recording=Recording(limit=policy.max_response_bytes),
             length=response.content_length,
             close=getattr(source, "close", None),
         )
+
+        def dropped() -> None:
+            if attempt.state is State.STREAMING:
+                conclude(None)
+
+        # A hook that puts another response in the place of ours closes only its own, and the claim would be held on.
+        weakref.finalize(stream, dropped).atexit = False
         return True
 
     def _teardown(self, passage: Passage, error: BaseException | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any, TypeVar, overload
 
 from flask import Flask, has_request_context, request
@@ -122,6 +123,10 @@ class Idempotency:
         Policy(**options)  # an option that is wrong raises here, where it is written
 
         def decorate(view: View) -> View:
+            if isinstance(view, type):
+                raise TypeError("For a view class, write in it: decorators = [idempotency.view(…)].")
+            if not callable(view):
+                raise TypeError("@idempotency.view decorates views; its options have names, such as retention=3600.")
             claiming_view = functools.wraps(view)(in_view(options, view))
             return mark(claiming_view, options)  # type: ignore[return-value]
 
@@ -129,4 +134,8 @@ class Idempotency:
 
     def exempt(self, target: Target) -> Target:
         """Leave a view function, a view class or a blueprint alone."""
+        if isinstance(target, MethodType):
+            # A bound method takes no mark, but this does, and Flask sees through it whether it is asynchronous.
+            bound: Any = functools.update_wrapper(functools.partial(target), target)
+            return mark(bound, None)  # type: ignore[no-any-return]
         return mark(target, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Request, Response
 
 from ..engine.attempt import Attempt
 from ..engine.policy import Policy
@@ -31,12 +31,23 @@ class Passage:
         self.committed_response: StoredResponse | None = None
 
 
+def rewind(request: Request) -> None:
+    """Let the body, which was read as a whole, be read again from its beginning."""
+    request.environ["wsgi.input"].seek(0)
+    # Flask makes another stream of it, within the limits that are set by then.
+    request.__dict__.pop("stream", None)
+
+
 def take_whole(response: Response, limit: int) -> bool:
     """Make the body one that is at hand, where it is known to be small enough; else it is a stream.
 
     The responses that Flask makes of exceptions are iterators with a known length, as are files that are sent.
     """
     if not isinstance(response.response, list | tuple):
+        if response.status_code in (204, 304):  # nobody would ask for its body, and so never see the end of it
+            response.call_on_close(getattr(response.response, "close", lambda: None))
+            response.response = []
+            return True
         length = response.content_length
         if length is None or length > limit:
             return False

@@ -14,6 +14,7 @@ from ..engine.policy import Policy
 from ..http.admission import RESUMED, Resumed
 from ..http.principal import call_with_request
 from .database import database_of
+from .passage import rewind
 
 if TYPE_CHECKING:
     from ..exactly_once.kept_requests import KeptRequest, KeptRequests
@@ -49,8 +50,8 @@ class RequestKeeping:
             return
         from ..exactly_once.kept_requests import KeptRequest
 
-        body = request.stream.read(_MAX_BODY_BYTES + 1)
-        request.stream.seek(0)
+        body = request.environ["wsgi.input"].read(_MAX_BODY_BYTES + 1)
+        rewind(request)
         if len(body) > _MAX_BODY_BYTES:
             return
         self._requests().keep(

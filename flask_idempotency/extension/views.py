@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -35,7 +35,10 @@ EXEMPT = Mark(None)
 
 def mark(target: Marked, options: Mapping[str, Any] | None) -> Marked:
     """Put options, or the exemption, on a view function, a view class or a blueprint."""
-    setattr(target, _MARK, EXEMPT if options is None else Mark(MappingProxyType(dict(options))))
+    try:
+        setattr(target, _MARK, EXEMPT if options is None else Mark(MappingProxyType(dict(options))))
+    except AttributeError:
+        raise TypeError(f"A view function, a view class or a blueprint is wanted here, not {target!r}.") from None
     _marked_methods.update(Policy(**(options or {})).methods)
     return target
 
@@ -88,18 +91,23 @@ class ViewPolicies:
 
     def published(self) -> list[Rules]:
         """The policies in force, for the policy page: that of the application, and those of views that differ."""
-        paths: dict[Policy, list[str]] = {}
+        published = [Rules(self._policy)]
         for rule in self._app.url_map.iter_rules():
             view = self._app.view_functions.get(rule.endpoint)
             for method in sorted(rule.methods or ()):
                 in_force = view and self._find(view, method, _blueprints(rule.endpoint))
-                if in_force and in_force.policy != self._policy and rule.rule not in paths.get(in_force.policy, ()):
-                    paths.setdefault(in_force.policy, []).append(rule.rule)
-        return [Rules(self._policy), *(Rules(policy, tuple(rules)) for policy, rules in paths.items())]
+                if in_force:
+                    _publish(published, in_force.policy, rule.rule)
+        return published
+
+    def exempts(self, request: Request) -> bool:
+        """Whether the view of the request is exempt, whatever decorators stand around it."""
+        view = self._app.view_functions.get(request.endpoint or "")
+        said = view and self._said(view, request.method, request.blueprints)
+        return bool(said) and said is EXEMPT
 
     def _find(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> InForce | None:
-        marks = [getattr(place, _MARK, None) for place in self._places(view, method, blueprints)]
-        said = next((found for found in marks if found is not None), None)
+        said = self._said(view, method, blueprints)
         if said is None:
             return InForce.by(self._policy, decorated=False) if method in self._policy.methods else None
         if said.options is None:
@@ -107,14 +115,36 @@ class ViewPolicies:
         policy = self.with_options(said.options)
         return InForce.by(policy, decorated=True) if method in policy.methods else None
 
+    def _said(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Mark | None:
+        marks = (getattr(place, _MARK, None) for place in self._places(view, method, blueprints))
+        return next((found for found in marks if found is not None), None)
+
     def _places(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Iterator[object]:
         """Where a mark may stand, the nearest to the handler first."""
         view_class = getattr(view, "view_class", None)
         yield getattr(view_class, method.lower(), None)
+        yield getattr(view_class, "dispatch_request", None)
         yield view
         yield view_class
         for name in blueprints:
             yield self._app.blueprints.get(name)
+
+
+def _publish(published: list[Rules], policy: Policy, path: str) -> None:
+    """Note that `policy` is in force for `path`, with the others under the same policy."""
+    for number, rules in enumerate(published):
+        if _same(rules.policy, policy):
+            # The first is the application's own, in force wherever nothing else is.
+            if number and path not in rules.paths:
+                published[number] = replace(rules, paths=(*rules.paths, path))
+            return
+    published.append(Rules(policy, (path,)))
+
+
+def _same(one: Policy, other: Policy) -> bool:
+    # A policy cannot be a key, nor compared as a whole: the callables in it are others', and may refuse both.
+    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Policy))
+    return all(a is b or (not callable(a) and not callable(b) and a == b) for a, b in pairs)
 
 
 def _blueprints(endpoint: str) -> list[str]:

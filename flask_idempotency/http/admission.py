@@ -70,7 +70,14 @@ def admit(
         return problem("request-body-malformed", reason=_reason(error))
     resumed: Resumed | None = environ.get(RESUMED)
     principal = resumed.principal if resumed else principal_of(environ, request, policy, signed_in)
-    decision = engine.begin(key=key, principal=principal, fingerprint=fingerprint, policy=policy)
+    decision = engine.begin(
+        key=key,
+        principal=principal,
+        fingerprint=fingerprint,
+        policy=policy,
+        # One of several processes with one thread each cannot see the others: were all to wait, nobody would serve.
+        may_wait=bool(environ.get("wsgi.multithread") or not environ.get("wsgi.multiprocess")),
+    )
     if isinstance(decision, Refuse):
         return problem(decision.refusal.value, retry_after=decision.retry_after)
     return decision

@@ -159,7 +159,7 @@ class Exchange:
     def _fence(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
         """Answer that another attempt counts, not this one."""
         _close(chunks)
-        fenced = problem("claim-fenced")
+        fenced = problem("claim-fenced", retry_after=1)
         self._server_start(fenced.status_line, fenced.headers(self._docs_url))
         return [fenced.body()]
 
