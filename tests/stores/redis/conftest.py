@@ -27,7 +27,8 @@ def valkey_cluster() -> Iterator[list[servers.Server]]:
 @pytest.fixture(scope="session")
 def valkey_pair() -> Iterator[servers.Pair]:
     """A master with a replica and a Sentinel, none of which fails."""
-    with servers.pair() as pair:
+    # More patient than any machine is slow: a failover that nobody asked for would fail the wrong tests.
+    with servers.pair(patience=600_000) as pair:
         yield pair
 
 

@@ -104,15 +104,18 @@ class Server:
 
 
 class Sentinel(Server):
-    """A Sentinel that watches the master at `port` under the name `records`."""
+    """A Sentinel that watches the master at port `watched` under the name `records`.
 
-    def __init__(self, watched: int) -> None:
+    After `patience` milliseconds without an answer it makes a master of the replica.
+    """
+
+    def __init__(self, watched: int, patience: int) -> None:
         super().__init__()
         self._arguments = ["--sentinel"]
         for unknown in ("save", "repl-diskless-sync-delay"):
             del self._config[unknown]
         self._config["sentinel monitor records"] = f"127.0.0.1 {watched} 1"
-        self._config["sentinel down-after-milliseconds records"] = "300"
+        self._config["sentinel down-after-milliseconds records"] = str(patience)
         self._config["sentinel failover-timeout records"] = "3000"
 
 
@@ -130,11 +133,11 @@ class Pair:
 
 
 @contextmanager
-def pair() -> Iterator[Pair]:
-    """A master with a replica that is up to date, watched by a Sentinel that knows both."""
+def pair(*, patience: int) -> Iterator[Pair]:
+    """A master with a replica that is up to date, watched by a `Sentinel` that knows both."""
     master = Server()
     replica = Server()
-    sentinel = Sentinel(master.port)
+    sentinel = Sentinel(master.port, patience)
     with running(master, replica):
         follow(replica, master, master.port)
         with running(sentinel), sentinel.client() as watching:
@@ -163,7 +166,7 @@ def running(*servers: Server) -> Iterator[None]:
 @contextmanager
 def cluster() -> Iterator[list[Server]]:
     """Three masters that share the slots."""
-    nodes = [Server(cluster_enabled="yes", cluster_node_timeout="2000") for _ in range(3)]
+    nodes = [Server(cluster_enabled="yes", cluster_node_timeout="15000") for _ in range(3)]
     with running(*nodes), ExitStack() as stack:
         clients = [stack.enter_context(node.client()) for node in nodes]
         for place, client in enumerate(clients):

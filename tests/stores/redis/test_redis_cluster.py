@@ -56,7 +56,7 @@ def test_records_live_on_every_server(store: RedisStore, nodes: list[servers.Ser
 
 
 def test_a_cluster_client_that_was_handed_in_may_decode_and_stays_open(nodes: list[servers.Server]) -> None:
-    with redis.RedisCluster(port=nodes[0].port, decode_responses=True, protocol=2) as theirs:
+    with redis.RedisCluster("127.0.0.1", nodes[0].port, decode_responses=True, protocol=2) as theirs:
         store = RedisStore(theirs)
         for place in range(3):
             record = record_at(place)

@@ -19,7 +19,7 @@ from .shop import Shop
 
 
 def test_sentinel_names_another_master_and_the_store_follows() -> None:
-    with servers.pair() as pair:
+    with servers.pair(patience=500) as pair:
         store = RedisStore.from_url(pair.url, min_replicas=1)
         done, running = new_record(), new_record()
         held = must_claim(store, running, take_over=False)
