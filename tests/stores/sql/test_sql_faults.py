@@ -1,6 +1,9 @@
 """A database that answers late, twice or not at all: what the client hears, and how often the work runs."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -148,3 +151,59 @@ def test_a_pool_that_is_exhausted_is_an_error_that_refuses(url: str) -> None:
     with engine.connect(), pytest.raises(StoreUnavailable, match="no connection was free"):
         store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
     engine.dispose()
+
+
+@contextmanager
+def session_default(url: str, name: str, value: str) -> Iterator[None]:
+    """What sessions that begin from now on find set, as a failover or an administrator leaves it."""
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    postgresql = admin.dialect.name == "postgresql"
+    with admin.connect() as connection:
+        connection.execute(
+            text(f"ALTER ROLE postgres SET {name} = {value}" if postgresql else f"SET GLOBAL {name} = {value}")
+        )
+        try:
+            yield
+        finally:
+            connection.execute(
+                text(f"ALTER ROLE postgres RESET {name}" if postgresql else f"SET GLOBAL {name} = DEFAULT")
+            )
+    admin.dispose()
+
+
+def test_a_replica_that_is_read_only_after_a_failover_refuses(postgresql_url: str) -> None:
+    SQLAlchemyStore(postgresql_url).claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    with session_default(postgresql_url, "default_transaction_read_only", "on"):
+        store = SQLAlchemyStore(postgresql_url, create=False)
+        shop = Shop(store)
+        assert shop.post(new_record().id.hex()) == (503, False)
+        assert shop.runs == 0
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("database", "name", "value"),
+    [
+        ("postgresql", "default_transaction_isolation", "serializable"),
+        ("mariadb", "tx_isolation", "'SERIALIZABLE'"),
+    ],
+)
+def test_serialization_failures_and_deadlocks_are_tried_again(
+    request: pytest.FixtureRequest, database: str, name: str, value: str
+) -> None:
+    url = request.getfixturevalue(f"{database}_url")
+    with session_default(url, name, value):
+        engine = create_engine(url, pool_size=32)
+        store = SQLAlchemyStore(engine)
+        for _ in range(5):
+            record = new_record()
+            start = Barrier(32)
+
+            def claim(_: int, record: Any = record, start: Barrier = start) -> Any:
+                start.wait(20)
+                return store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+
+            with ThreadPoolExecutor(32) as pool:
+                outcomes = list(pool.map(claim, range(32)))
+            assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Claimed"] + ["InProgress"] * 31
+        engine.dispose()
