@@ -14,9 +14,9 @@ class Shop:
 
     def __init__(self, store: Store, **options: object) -> None:
         self.runs: Counter[str] = Counter()
-        self.heard: list[Outcome] = []
+        self.events: list[Event] = []
         app = Flask(__name__)
-        Idempotency(app, store=store, policy=Policy(**options), observers=[self._hear])
+        Idempotency(app, store=store, policy=Policy(**options), observers=[self.events.append])
 
         @app.post("/orders")
         def order() -> tuple[dict[str, int], int]:
@@ -29,6 +29,11 @@ class Shop:
 
         self.app = app
 
+    @property
+    def heard(self) -> list[Outcome]:
+        """What the engine told, in its order."""
+        return [event.outcome for event in self.events]
+
     def post(self, key: str, path: str = "/orders") -> tuple[int, bool]:
         """Send it under `key`: the status that the client hears, and whether the answer was replayed."""
         response = self.app.test_client().post(path, json={"cents": 1}, headers={"Idempotency-Key": key})
@@ -38,6 +43,3 @@ class Shop:
         key = request.headers["Idempotency-Key"]
         self.runs[key] += 1
         return self.runs[key]
-
-    def _hear(self, event: Event) -> None:
-        self.heard.append(event.outcome)
