@@ -7,82 +7,115 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from gunicorn.config import make_settings
 
 ROOT = Path(__file__).parents[2]
 
-_WSGIREF = """
-import importlib, socketserver, sys
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-class Threading(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *arguments): pass
-module, _, name = sys.argv[2].partition(":")
-app = getattr(importlib.import_module(module), name)
-make_server("127.0.0.1", int(sys.argv[1]), app, server_class=Threading, handler_class=Quiet).serve_forever()
-"""
+#: Seconds in which a server must answer for the first time.
+_START_WITHIN = 30.0
 
-#: The command of each kind of server, for an application "module:name" on a port.
+_GUNICORN = (
+    *("gunicorn", "--bind", "fd://{fileno}", "--workers", "{workers}"),
+    *(("--no-control-socket",) if "control_socket_disable" in make_settings() else ()),
+)
+
+#: The module and arguments that run each kind of server around an application "module:name". Each is handed a socket
+#: that listens already, so that no other process can take the port, and no client comes too early.
 COMMANDS = {
-    "flask run": ["-m", "flask", "--app", "{app}", "run", "--port", "{port}"],
-    "wsgiref": ["-c", _WSGIREF, "{port}", "{app}"],
-    "waitress": ["-m", "waitress", "--listen=127.0.0.1:{port}", "--threads={threads}", "{app}"],
-    "gunicorn sync": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "-w", "{workers}", "{app}"],
-    "gunicorn gthread": [
-        *("-m", "gunicorn", "-b", "127.0.0.1:{port}", "-w", "{workers}"),
-        *("-k", "gthread", "--threads", "{threads}", "{app}"),
-    ],
-    "gunicorn gevent": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "-w", "{workers}", "-k", "gevent", "{app}"],
+    "flask run": ("flask", "--app", "{app}", "run", "--port", "{port}"),
+    "wsgiref": ("tests.servers.runner", "wsgiref", "{fileno}", "{app}", "{threads}"),
+    "waitress": ("tests.servers.runner", "waitress", "{fileno}", "{app}", "{threads}"),
+    "gunicorn sync": (*_GUNICORN, "{app}"),
+    "gunicorn gthread": (*_GUNICORN, "--worker-class", "gthread", "--threads", "{threads}", "{app}"),
+    "gunicorn gevent": (*_GUNICORN, "--worker-class", "gevent", "{app}"),
 }
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs."""
+    """A server that runs; signals reach it and all its workers."""
 
     port: int
     process: "subprocess.Popen[bytes]"
 
     @property
+    def pid(self) -> int:
+        """The process that was started: gunicorn's master, the whole server elsewhere."""
+        return self.process.pid
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """End every process of it at once, as a power cut would."""
+        self._signal(signal.SIGKILL)
+        self.process.wait(_START_WITHIN)
+
+    def stop_signal(self) -> None:
+        """Let every process of it stand still."""
+        self._signal(signal.SIGSTOP)
+
+    def cont_signal(self) -> None:
+        """Let every process of it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Even where the process has ended, workers of it may be left.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
 @contextmanager
 def serve(
-    kind: str, app: str, *, env: dict[str, str] | None = None, workers: int = 1, threads: int = 4
+    kind: str, app: str, *, env: dict[str, str] | None = None, workers: int = 1, threads: int = 1
 ) -> Iterator[Server]:
-    """Serve `app` ("module:name", importable from the root of the repository) until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    values = {"port": str(port), "app": app, "workers": str(workers), "threads": str(threads)}
-    command = [part if part is _WSGIREF else part.format(**values) for part in COMMANDS[kind]]
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(port, process)
-        yield Server(port, process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """Serve `app` ("module:name", importable from the root of the repository) until the block ends.
+
+    `kind` is one of `COMMANDS`. Raises `AssertionError`, with what the server said, where it does not come up.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening, TemporaryFile() as log:
+        fileno, port = listening.fileno(), listening.getsockname()[1]
+        values = {"app": app, "fileno": fileno, "port": port, "workers": workers, "threads": threads}
+        own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        if kind == "flask run":
+            # How Werkzeug hands the socket on when it reloads: there is no option for it.
+            own |= {"WERKZEUG_RUN_MAIN": "true", "WERKZEUG_SERVER_FD": str(fileno)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(part.format(**values) for part in COMMANDS[kind])],
+            cwd=ROOT,
+            env=os.environ | own | (env or {}),
+            stdout=log,
+            stderr=log,
+            pass_fds=[fileno],
+            start_new_session=True,
+        )
+        server = Server(port, process)
+        try:
+            # Ours would keep the port open after the server's end.
+            listening.close()
+            _wait_for_an_answer(server, log)
+            yield server
+        finally:
+            server.kill()
 
 
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise AssertionError(f"the server ended with {process.returncode} before it served")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+def _wait_for_an_answer(server: Server, log: IO[bytes]) -> None:
+    ends = time.monotonic() + _START_WITHIN
+    while time.monotonic() < ends and server.process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1) as probe:
+            probe.sendall(b"GET /is-it-up HTTP/1.0\r\n\r\n")
+            heard = probe.recv(100).split(b"\r\n")[0]
+            if b" 500 " in heard:  # `flask run` comes up without the application
+                break
+            if heard:
                 return
-        time.sleep(0.05)
-    raise AssertionError("the server did not come up")
+    log.seek(0)
+    said = log.read().decode(errors="replace")
+    raise AssertionError(f"the server did not come up (it ended with {server.process.poll()}):\n{said}")
