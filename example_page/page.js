@@ -1,6 +1,6 @@
 // Two browsers that pay: one as a page of yours would, with `idempotency.js`; one that retries without keys.
 import { createFetch, newKey } from "./idempotency.js";
-import { announce, forgetPayment, show, showHistory } from "./timeline.js";
+import { announce, announceEnd, forgetPayment, show, showHistory } from "./timeline.js";
 
 const PRICE = 20;
 const PATIENCE = { attempts: 8, deadline: 30_000, timeout: 8_000, backoff: 300, backoffMax: 300 };
@@ -173,6 +173,7 @@ function conclude() {
   run.server = server;
   save();
   draw();
+  announceEnd(run, server);
 }
 
 // What is remembered and shown
@@ -196,7 +197,6 @@ function save() {
 function draw() {
   for (const side of Object.keys(SIDES)) show(side, run, server, PRICE, timeoutOf(run).timeout ?? PATIENCE.timeout);
   showHistory(history);
-  if (run.over) announce(null, run, server);
 }
 
 function pause(milliseconds) {
@@ -226,6 +226,7 @@ if (run) {
   if (run.over) {
     server = run.server;
     draw();
+    announceEnd(run, server);
   } else {
     busy(takeUp);
   }

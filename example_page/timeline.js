@@ -85,7 +85,7 @@ export function show(side, run, server, price, timeout) {
 
   const verdict = section.querySelector(".verdict");
   const mark = { good: "✓ ", bad: "✕ " }[toneOf(count)] ?? "";
-  setText(verdict, `${mark}${count ? `${money(count * price)} moved: ${times(count)}` : "$0 moved"}`);
+  verdict.textContent = count ? `${mark}${money(count * price)} moved: ${times(count)}` : "$0 moved";
   verdict.dataset.tone = toneOf(count);
 
   const browsers = run.events.filter((event) => event.side === side);
@@ -147,17 +147,19 @@ function line(actor, { text, key, money: sum, tone, arrow }, after) {
   return item;
 }
 
-/** Says a sentence, or how the payment ended. */
-export function announce(sentence, run, server) {
-  const status = document.getElementById("status");
-  if (sentence !== null) return setText(status, sentence);
-  const [keyed, unkeyed] = [server.transfers.keyed.length, server.transfers.unkeyed.length];
+/** Says a sentence to all, those who listen included. */
+export function announce(sentence) {
+  document.getElementById("status").textContent = sentence;
+}
+
+/** Says how a payment ended. */
+export function announceEnd({ failure }, { transfers }) {
+  const [keyed, unkeyed] = [transfers.keyed.length, transfers.unkeyed.length];
   const verdict =
     keyed === unkeyed
       ? `On both sides, the money moved ${times(keyed)}.`
       : `With a key the money moved ${times(keyed)}, without one ${times(unkeyed)}.`;
-  if (status.textContent === `${verdict} ${LESSONS[run.failure]}`) return;
-  status.replaceChildren(make("strong", verdict), ` ${LESSONS[run.failure]}`);
+  document.getElementById("status").replaceChildren(make("strong", verdict), ` ${LESSONS[failure]}`);
 }
 
 export function showHistory(history) {
@@ -180,9 +182,4 @@ function make(name, text, className) {
   element.textContent = text;
   if (className) element.className = className;
   return element;
-}
-
-function setText(element, text) {
-  // Only where it changes: a live region says again what is written again.
-  if (element.textContent !== text) element.textContent = text;
 }
