@@ -116,11 +116,9 @@ class Engine:
         None leaves a tombstone. Where the store cannot be reached, the answer is kept as soon as it can, for as long
         as this process lives and renews its claim.
         """
-        kept = self._finish(attempt, lambda: self._keep(attempt, response))
         attempt.state = State.DONE
-        if kept:
-            self.tell(Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED, attempt.claim.record_id)
-        return kept
+        outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
+        return self._finish(attempt, lambda: self._keep(attempt, response), outcome)
 
     def begin_streaming(self, attempt: Attempt) -> bool:
         """Leave a tombstone before the first byte of a streamed response; False where the claim was fenced.
@@ -133,11 +131,8 @@ class Engine:
 
     def release(self, attempt: Attempt) -> bool:
         """Give the key back, so that a retry runs afresh; False where the claim was fenced."""
-        released = self._finish(attempt, lambda: self.store.release(attempt.claim))
         attempt.state = State.DONE
-        if released:
-            self.tell(Outcome.RELEASED, attempt.claim.record_id)
-        return released
+        return self._finish(attempt, lambda: self.store.release(attempt.claim), Outcome.RELEASED)
 
     def abandon(self, attempt: Attempt) -> None:
         """Leave the claim to lapse: the handler was torn off, and nobody knows how far it came."""
@@ -190,26 +185,34 @@ class Engine:
     def _keep(self, attempt: Attempt, response: StoredResponse | None) -> bool:
         return self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
 
-    def _finish(self, attempt: Attempt, write: Callable[[], bool]) -> bool:
-        """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced."""
+    def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> bool:
+        """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced.
+
+        `outcome` is what it is told as, once it is written.
+        """
         claim = attempt.claim
         try:
             held = write()
         except StoreUnavailable as error:
             logger.warning("The end of a request could not be written, it is tried again: %s", error)
-            heartbeat.finish_later(self.store, claim, attempt.policy.lease, lambda: self._finish_late(attempt, write))
+            late = Outcome.COMPLETED_LATE if outcome is not Outcome.RELEASED else outcome
+            heartbeat.finish_later(
+                self.store, claim, attempt.policy.lease, lambda: self._finish_late(attempt, write, late)
+            )
             self.tell(Outcome.DEFERRED, claim.record_id, attempt.number)
             return True
         heartbeat.forget(claim)
         self._waiting.ring(claim.record_id)
         if not held:
             self.tell(Outcome.FENCED, claim.record_id, attempt.number)
+        elif outcome is not None:
+            self.tell(outcome, claim.record_id)
         return held
 
-    def _finish_late(self, attempt: Attempt, write: Callable[[], bool]) -> None:
+    def _finish_late(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome) -> None:
         held = write()
         self._waiting.ring(attempt.claim.record_id)
-        self.tell(Outcome.COMPLETED_LATE if held else Outcome.FENCED, attempt.claim.record_id, attempt.number)
+        self.tell(outcome if held else Outcome.FENCED, attempt.claim.record_id, attempt.number)
 
     def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Run | Refuse:
         logger.warning("The store could not be asked: %s", error)

@@ -7,7 +7,7 @@ from ..engine.store import Store
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
-_REDIS = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel", "redis+cluster")
+_REDIS = ("redis", "rediss", "valkey", "valkeys")
 _SQL = ("postgresql", "mysql", "mariadb", "sqlite")
 
 
@@ -33,7 +33,7 @@ def open_store(url: str, *, directory: str | Path = ".") -> Store:
         path = unquote(parts.path[1:])
         place = path if path == ":memory:" else Path(directory) / path
         return SQLiteStore(place, **_sqlite_options(parts.query))
-    if scheme in _REDIS:
+    if scheme.partition("+")[0] in _REDIS:
         from .redis import RedisStore
 
         return RedisStore.from_url(url)
@@ -42,7 +42,9 @@ def open_store(url: str, *, directory: str | Path = ".") -> Store:
 
         return SQLAlchemyStore.from_url(url)
     # Not the URL itself: it may have a password in it.
-    known = "memory://, sqlite:///path, " + ", ".join(f"{name}://" for name in _REDIS)
+    known = "memory://, sqlite:///path, " + ", ".join(
+        f"{name}://" for name in (*_REDIS, "redis+sentinel", "redis+cluster")
+    )
     raise ValueError(
         f"No store has the scheme {scheme!r}; known are {known}, and SQLAlchemy's URLs of {', '.join(_SQL)}."
     )

@@ -14,7 +14,9 @@ def test_a_disk_that_stays_full_past_the_lease_costs_no_second_run(tmp_path: Pat
     app = APP.replace("Policy(lease=60.0)", f"Policy(lease=1.0, on_store_error={on_store_error!r})")
     seen = run(
         tmp_path / "idempotency.db",
-        app + NO_ROOM_FOR_THIS_PROCESS + """
+        app
+        + NO_ROOM_FOR_THIS_PROCESS
+        + """
 print(paid("before"))
 meanwhile = fill
 print(paid("one"))
