@@ -41,6 +41,18 @@ def test_a_limit_that_the_view_itself_lowers_counts() -> None:
     assert post(app, data=b"123", key="a").headers["Idempotent-Replayed"] == "true"
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_hook_that_reads_a_part_of_the_body_takes_nothing_from_the_view(size: int) -> None:
+    app, _ = make_app()
+
+    @app.before_request
+    def peek() -> None:
+        assert len(request.stream.read(7)) == 7
+
+    app.add_url_rule("/x", "x", lambda: request.stream.read(), methods=["POST"])
+    assert send(app, b"x" * size, HTTP_IDEMPOTENCY_KEY="k").data == b"x" * size
+
+
 def test_a_413_of_the_applications_limit_leaves_no_claim() -> None:
     app, _ = make_app()
     app.config["MAX_CONTENT_LENGTH"] = 3

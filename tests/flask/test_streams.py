@@ -168,6 +168,17 @@ def test_a_response_that_is_not_as_long_as_it_says_is_sent_but_not_kept(length: 
     assert slug(post(app)) == "response-not-kept"
 
 
+def test_a_stream_that_ends_before_it_is_as_long_as_it_says_is_not_kept() -> None:
+    app, _ = make_app(max_response_bytes=1000)
+
+    @app.post("/x")
+    def view() -> Any:
+        return Response((chunk for chunk in [b"cut"]), headers={"Content-Length": "2000"})
+
+    assert post(app, buffered=True).data == b"cut"
+    assert slug(post(app)) == "response-not-kept"
+
+
 @pytest.mark.parametrize(("size", "kept"), [(1000, True), (5000, False)])
 def test_a_file_is_sent_whole_and_kept_where_it_fits(size: int, kept: bool) -> None:
     app, _ = make_app(max_response_bytes=1000)

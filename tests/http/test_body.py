@@ -142,3 +142,12 @@ def test_a_large_body_is_kept_on_disk() -> None:
     kept = body.environ["wsgi.input"]  # type: ignore[attr-defined]
     assert sum(len(chunk) for chunk in iter(lambda: kept.read(65536), b"")) == size
     kept.close()
+
+
+@pytest.mark.parametrize("size", [10, 64 * 1024, 64 * 1024 + 1, 300_000])
+@pytest.mark.parametrize("read_before", [0, 1, 9])
+def test_nothing_is_read_past_the_end(size: int, read_before: int) -> None:
+    body = body_of(Socket(b"x" * size, 10_000), size)
+    body.read(read_before)
+    body.finish()
+    assert rest(body) == b"x" * size
