@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,11 @@ class Exchange:
         self._docs_url = docs_url
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._server_write: Callable[[bytes], object] | None = None  # set once the server knows the head
-        self._held: list[bytes] = []  # what `write` was given and the server has not seen
+        self._held: list[bytes] = []  # what the application gave and the server has not seen
+        self._held_bytes = 0
         self._recording = Recording(limit=self._policy.max_response_bytes)
         self._fenced = False
+        self._closed = False
 
     def run(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Call the application and return what the server shall send."""
@@ -47,12 +49,19 @@ class Exchange:
             chunks = app(environ, self._start_response)
             return self._answer(chunks)
         except BaseException as error:
-            _close(chunks)
-            if self._attempt.state is State.RUNNING:
-                # An error says that the handler ended. Being torn off says nothing: the claim is left to lapse.
-                end = self._engine.release if isinstance(error, Exception) else self._engine.abandon
-                end(self._attempt)
+            try:
+                self._close(chunks)
+            finally:
+                self._break_off(error)
             raise
+
+    def _break_off(self, error: BaseException) -> None:
+        if self._attempt.state is State.STREAMING:
+            self._conclude(None)
+        elif self._attempt.state is State.RUNNING:
+            # An error says that the handler ended. Being torn off says nothing: the claim is left to lapse.
+            end = self._engine.release if isinstance(error, Exception) else self._engine.abandon
+            end(self._attempt)
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
@@ -63,17 +72,25 @@ class Exchange:
         if self._head is not None and exc_info is None:
             raise AssertionError("start_response was called a second time, without exc_info")
         self._head = status, headers
+        # What belonged to the head before goes with it: nobody has seen either.
+        self._held.clear()
+        self._held_bytes = 0
         return self._write
 
     def _write(self, data: bytes) -> None:
+        if self._fenced:
+            return
         if self._server_write is None:
-            held = sum(map(len, self._held)) + len(data)
-            if self._may_be_held() and held <= self._policy.max_response_bytes:
-                self._held.append(data)
+            if self._may_be_held() and self._held_bytes + len(data) <= self._policy.max_response_bytes:
+                self._hold(data)
                 return
             self._begin_stream()
         if not self._fenced:
             self._send(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
 
     def _send(self, data: bytes) -> None:
         assert self._server_write is not None
@@ -81,69 +98,74 @@ class Exchange:
         self._recording.take(data)
 
     def _answer(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        if self._fenced:
-            return self._fence(chunks)
-        rest = iter(chunks)
-        pulled = self._pull_head(rest)
-        body = chain(self._held, pulled, rest)
-        if self._server_write is None:
-            at_hand = isinstance(chunks, list | tuple)
-            if at_hand or self._may_be_held():
-                return self._hold(body, chunks)
+        pulled: list[bytes] = []
+        # Not looked into without need: a file wrapper of the server's own stays as it is, so that it can send the file
+        # by itself.
+        rest = chunks
+        if self._head is None:
+            rest = iter(chunks)
+            pulled = self._pull_head(rest)
+        if self._server_write is None and not self._fenced:
+            if isinstance(chunks, list | tuple):
+                body = [*self._held, *chunks] if self._held else chunks
+                whole = b"".join(body) if sum(map(len, body)) <= self._policy.max_response_bytes else None
+                return self._pass_on(body, chunks, written=self._record(whole))
+            if self._may_be_held():
+                return self._take(pulled, iter(rest), chunks)
             if self._kept and self._too_long():
                 untouched = not self._held and not pulled
-                # The server's own file wrapper stays as it is, so that it can send the file by itself.
                 written = self._engine.complete(self._attempt, None)
-                return self._pass_on(chunks if untouched else body, chunks, written=written)
+                return self._pass_on(rest if untouched else chain(self._held, pulled, rest), chunks, written=written)
             self._begin_stream()
-            body = chain(pulled, rest)
         if self._fenced:
             return self._fence(chunks)
         return WatchedStream(
-            body,
+            chain(pulled, rest),
             self._conclude,
             recording=self._recording,
             length=self._length(),
-            close=lambda: _close(chunks),
+            close=lambda: self._close(chunks),
         )
 
-    def _pull_head(self, rest: Iterable[bytes]) -> list[bytes]:
+    def _pull_head(self, rest: Iterator[bytes]) -> list[bytes]:
         """Take as many chunks as it needs for the head to be known: an application may be a generator."""
         pulled: list[bytes] = []
+        for chunk in rest:
+            pulled.append(chunk)
+            if self._head is not None:
+                break
         if self._head is None:
-            for chunk in rest:
-                pulled.append(chunk)
-                if self._head is not None:
-                    break
-            else:
-                if self._head is None:
-                    raise AssertionError("the application answered without start_response")
+            raise AssertionError("the application answered without start_response")
         return pulled
 
-    def _hold(self, body: Iterable[bytes], chunks: Iterable[bytes]) -> Iterable[bytes]:
+    def _take(self, pulled: list[bytes], rest: Iterator[bytes], chunks: Iterable[bytes]) -> Iterable[bytes]:
         """Take the whole body, write the end of the attempt, and only then let the response go."""
-        rest = iter(body)
-        taken: list[bytes] = []
-        size = 0
-        for chunk in rest:
-            taken.append(chunk)
-            size += len(chunk)
-            if size > self._policy.max_response_bytes:
+        for chunk in chain(pulled, rest):
+            self._hold(chunk)
+            if self._held_bytes > self._policy.max_response_bytes:
                 break
-        whole = b"".join(taken)
+        whole = b"".join(self._held)
+        fits = len(whole) <= self._policy.max_response_bytes
+        return self._pass_on(
+            chain((whole,) if whole else (), rest), chunks, written=self._record(whole if fits else None)
+        )
+
+    def _record(self, whole: bytes | None) -> bool:
+        """Write the end of the attempt, with the whole body or None where it is too large; False means fenced."""
         if not self._kept:
-            return self._pass_on(chain((whole,), rest), chunks, written=self._engine.release(self._attempt))
-        fits = size <= self._policy.max_response_bytes and (self._bodiless or self._length() in (None, size))
-        status, headers = self._known_head()
-        response = keep(status, headers, whole, self._policy) if fits else None
-        return self._pass_on(chain((whole,), rest), chunks, written=self._engine.complete(self._attempt, response))
+            return self._engine.release(self._attempt)
+        if whole is None or not (self._bodiless or self._length() in (None, len(whole))):
+            return self._engine.complete(self._attempt, None)
+        return self._engine.complete(self._attempt, keep(*self._known_head(), whole, self._policy))
 
     def _pass_on(self, body: Iterable[bytes], chunks: Iterable[bytes], *, written: bool) -> Iterable[bytes]:
         """Let the response go, now that its end is written; or not, where that showed another attempt in its place."""
         if not written:
             return self._fence(chunks)
-        self._server_start(*self._known_head())
-        return body if body is chunks else ClosingIterator(body, lambda: _close(chunks))
+        self._start_server()
+        if body is chunks or not hasattr(chunks, "close"):
+            return body
+        return ClosingIterator(body, lambda: self._close(chunks))
 
     def _begin_stream(self) -> None:
         if self._kept and not self._engine.begin_streaming(self._attempt):
@@ -151,17 +173,28 @@ class Exchange:
             return
         if not self._kept:
             self._attempt.state = State.STREAMING
-        self._server_write = self._server_start(*self._known_head())
+        self._server_write = self._start_server()
         for data in self._held:
             self._send(data)
         self._held.clear()
 
+    def _start_server(self) -> Callable[[bytes], object]:
+        status, headers = self._known_head()
+        # A list of its own, since the server may change it (PEP 3333).
+        return self._server_start(status, list(headers))
+
     def _fence(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
         """Answer that another attempt counts, not this one."""
-        _close(chunks)
-        fenced = problem("claim-fenced", retry_after=1)
+        self._close(chunks)
+        fenced = problem("claim-fenced")
         self._server_start(fenced.status_line, fenced.headers(self._docs_url))
         return [fenced.body()]
+
+    def _close(self, chunks: Iterable[bytes]) -> None:
+        close = getattr(chunks, "close", None)
+        if close is not None and not self._closed:
+            self._closed = True
+            close()
 
     def _conclude(self, body: bytes | None) -> None:
         if not self._kept:
@@ -199,9 +232,3 @@ class Exchange:
     def _too_long(self) -> bool:
         length = self._length()
         return length is not None and length > self._policy.max_response_bytes
-
-
-def _close(chunks: Iterable[bytes]) -> None:
-    close = getattr(chunks, "close", None)
-    if close is not None:
-        close()
