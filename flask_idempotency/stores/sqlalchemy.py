@@ -5,6 +5,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Self
 
 from ..engine import clock
@@ -13,6 +14,7 @@ from ..engine.store import StoreUnavailable
 
 try:
     from sqlalchemy import (
+        BindParameter,
         Column,
         Connection,
         Double,
@@ -21,8 +23,8 @@ try:
         LargeBinary,
         MetaData,
         Table,
+        TextClause,
         bindparam,
-        delete,
         text,
     )
     from sqlalchemy.dialects import mysql
@@ -30,7 +32,7 @@ try:
 except ImportError as error:
     raise ImportError("SQLAlchemyStore needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
-from .sqlalchemy_database import Database, make_engine
+from .sqlalchemy_database import PATIENCE, Database, make_engine
 from .sqlalchemy_dialects import Statements, statements_for
 
 TABLE_NAME = "idempotency_records"
@@ -38,11 +40,14 @@ TABLE_NAME = "idempotency_records"
 #: How many claims whose replies never came are remembered. Those beyond lapse by themselves.
 _UNHEARD_KEPT = 1000
 
+#: How many claims are renewed by one statement: SQLite takes no more than 999 parameters in old versions.
+_AT_ONCE = 400
+
+_LIST_OF_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+
 
 def record_table(metadata: MetaData) -> Table:
     """The table of records. In the application's metadata, so that its migrations see it."""
-    if TABLE_NAME in metadata.tables:
-        return metadata.tables[TABLE_NAME]
 
     def digest(size: int) -> Any:
         return LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
@@ -57,28 +62,41 @@ def record_table(metadata: MetaData) -> Table:
         Column("lease_ends", Double),  # epoch seconds; NULL once completed
         Column("expires_at", Double, nullable=False, index=True),  # epoch seconds; never before lease_ends
         Column("response", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
+        keep_existing=True,
     )
 
 
 class SQLAlchemyStore:
     """Records in the database behind `database`: a URL, an `Engine`, or Flask-SQLAlchemy's `db`.
 
-    The database's clock decides about leases and retention (on SQLite, this host's). The table joins the metadata of
-    `db`, or `metadata`, where migrations see it; with `create`, it is made on first use where it is missing.
+    The database's clock decides about leases and retention (on SQLite, this host's, which is SQLite's own).
 
-    An engine that is handed in keeps its own time-outs; those made from a URL wait five seconds at most for a
-    connection or a statement.
+    The table joins the metadata of `db`, or `metadata`, so that Flask-Migrate and Alembic see it. With `create`, the
+    store makes it on first use where it is missing, so that a new application works before its first migration; where
+    the database's user may not, or only migrations should, say `create=False`.
+
+    Engines made from a URL wait five seconds at most for a connection or an answer, and need nothing of a session, so
+    that poolers in transaction mode serve (PgBouncer). One that is handed in keeps its own time-outs; those of MariaDB
+    and MySQL have none unless `connect_args` sets `read_timeout`. Purging needs MariaDB 10.6 or MySQL 8.0.
+
+    A database that fails over to an asynchronous replica may lose the newest claims and completions, as it may lose the
+    application's own rows.
     """
 
     def __init__(self, database: Any, *, metadata: MetaData | None = None, create: bool = True) -> None:
         self._given = database
         self._create = create
         own = getattr(database, "metadata", None)
-        self.table = record_table(metadata or (own if isinstance(own, MetaData) else MetaData()))
+        if metadata is None:
+            metadata = own if isinstance(own, MetaData) else MetaData()
+        self.table = record_table(metadata)
+        self._made = make_engine(database) if isinstance(database, str) else None
+        self._engine = self._made or (database if isinstance(database, Engine) else None)
+        if self._engine is not None:
+            statements_for(self._engine.dialect.name, TABLE_NAME, returning=True)  # refuses what it does not know
         self._unheard: dict[bytes, Claim] = {}
         self._opening = threading.Lock()
-        self._database: Database | None = None
-        self._statements: Statements | None = None
+        self._ready_to_ask: tuple[Database, Statements] | None = None
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
 
@@ -90,7 +108,10 @@ class SQLAlchemyStore:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """The store behind one of SQLAlchemy's URLs; nothing is connected to before its first use."""
+        """The store behind one of SQLAlchemy's URLs; nothing is connected to before its first use.
+
+        Raises `ValueError` for what is no such URL, and `ImportError` where its driver is missing.
+        """
         return cls(url)
 
     def __repr__(self) -> str:
@@ -118,14 +139,13 @@ class SQLAlchemyStore:
                     found = self._one(database, statements.find, id=record.id)
                 if found is None:
                     continue  # it went since
-                if bytes(found.token) == claim.token:
+                if bytes(found.token) == claim.token and found.lease_ends is not None:
                     return Claimed(claim, lapsed=found.number > 1, number=found.number)
                 standing = _read(found)
                 if not _lapsed_since(standing, fingerprint, take_over):
                     return standing
         except StoreUnavailable:
-            if len(self._unheard) < _UNHEARD_KEPT:
-                self._unheard[record.id] = claim
+            self._remember_unheard(claim)
             raise
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
@@ -137,14 +157,15 @@ class SQLAlchemyStore:
         self, connection: Connection, claim: Claim, response: StoredResponse | None, *, retention: float
     ) -> bool:
         """`complete` as a part of the caller's own transaction on `connection`."""
-        statement = text(self._statements_on(connection).complete).bindparams(bindparam("response", type_=LargeBinary))
+        _, statements = self._ready()
+        statement = text(statements.complete).bindparams(bindparam("response", type_=LargeBinary))
         values = {
             "id": claim.record_id,
             "token": claim.token,
             "retention": retention,
             "response": response and response.pack(),
         }
-        return connection.execute(statement, self._with_clock(values)).rowcount == 1
+        return self._execute(statement, values, connection) == 1
 
     def release(self, claim: Claim) -> bool:
         """See `Store.release`."""
@@ -153,81 +174,115 @@ class SQLAlchemyStore:
 
         def release(connection: Connection) -> bool:
             tries.append(None)
-            values = self._with_clock({"id": claim.record_id, "token": claim.token})
-            if connection.execute(text(statements.release), values).rowcount == 1:
+            values = {"id": claim.record_id, "token": claim.token}
+            if self._execute(text(statements.release), values, connection) == 1:
                 return True
+            if len(tries) == 1:
+                return False
             # Sent again since its reply was lost, it finds what it did itself: the record is gone.
-            gone = connection.execute(text(statements.find), self._with_clock({"id": claim.record_id})).first() is None
-            return len(tries) > 1 and gone
+            return connection.execute(text(statements.find), self._with_clock({"id": claim.record_id})).first() is None
 
         return database.ask(release)
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
-        # In the order of the ids, in which every process takes the rows: so they do not deadlock.
-        values = [
-            self._with_clock({"id": claim.record_id, "token": claim.token, "lease": lease})
-            for claim in sorted(claims, key=lambda claim: claim.record_id)
-        ]
-        if values:
+        held = list(claims)
+        if held or self._unheard:
             database, statements = self._ready()
-            database.transact(lambda connection: connection.execute(text(statements.renew), values))
+            renew = text(statements.renew).bindparams(_LIST_OF_IDS, bindparam("tokens", expanding=True))
+            for start in range(0, len(held), _AT_ONCE):
+                some = held[start : start + _AT_ONCE]
+                values = {
+                    "ids": [claim.record_id for claim in some],
+                    "tokens": [claim.token for claim in some],
+                    "lease": lease,
+                }
+                database.ask(partial(self._execute, renew, values))
+            self._give_back_unheard()
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
         database, statements = self._ready()
+        values = {"limit": limit}
+        if statements.over is None:
+            return database.ask(lambda connection: self._execute(text(statements.purge), values, connection))
+        over, delete = text(statements.over), text(statements.purge).bindparams(_LIST_OF_IDS)
 
         def purge(connection: Connection) -> int:
-            ids = connection.execute(text(statements.over), self._with_clock({"limit": limit})).scalars().all()
-            if ids:
-                connection.execute(delete(self.table).where(self.table.c.id.in_(ids)))
-            return len(ids)
+            ids = connection.execute(over, self._with_clock(values)).scalars().all()
+            return self._execute(delete, {"ids": ids}, connection) if ids else 0
 
         return database.transact(purge)
 
     def close(self) -> None:
         """See `Store.close`. An engine that was handed in is left to its owner."""
         with self._opening:
-            if self._database is not None and isinstance(self._given, str):
-                self._database.engine.dispose()
-            self._database = None
+            self._ready_to_ask = None
+            if self._made is not None:
+                self._made.dispose()
+
+    def _give_back_unheard(self) -> None:
+        """Nobody runs under these: given back, they do not keep their keys until their lease ends."""
+        while self._unheard:
+            try:
+                # Taken out first: whoever claims in this moment must not run under a claim that is given back.
+                _, claim = self._unheard.popitem()
+            except KeyError:
+                return  # another thread took the last one
+            try:
+                self.release(claim)
+            except StoreUnavailable:
+                self._remember_unheard(claim)
+                raise
+
+    def _remember_unheard(self, claim: Claim) -> None:
+        """Remember a claim that may stand though its reply never came, with nobody to run under it.
+
+        With `on_lapse="refuse"` more than a lease is at stake: once lapsed, it would call a person to look into an
+        outcome, though nothing ever ran.
+        """
+        if len(self._unheard) < _UNHEARD_KEPT:
+            self._unheard[claim.record_id] = claim
 
     def _leave_to_parent(self) -> None:
-        # The connections are the parent's: the child forgets them, and must not say goodbye on them.
-        if self._database is not None:
-            self._database.engine.dispose(close=False)
+        # The connections are the parent's: the child forgets them, and must not say goodbye on them. So are the claims
+        # that nobody heard of: under one of them, only one process may run.
+        self._unheard = {}
         self._opening = threading.Lock()
-        self._database = self._statements = None
+        self._ready_to_ask = None
+        if self._engine is not None:
+            self._engine.dispose(close=False)
 
     def _ready(self) -> tuple[Database, Statements]:
-        with self._opening:
-            if self._database is None:
-                database = Database(self._open())
-                self._statements = statements_for(
-                    database.engine.dialect.name,
-                    database.engine.dialect.identifier_preparer.format_table(self.table),
-                    returning=self._can_return(database),
-                )
-                if self._create:
-                    self._make_table(database)
-                self._database = database
-            assert self._statements is not None
-            return self._database, self._statements
+        if self._ready_to_ask is not None:
+            return self._ready_to_ask
+        # One thread makes the table. Where the database is silent, those behind it do not wait for one another.
+        if not self._opening.acquire(timeout=PATIENCE):
+            raise StoreUnavailable("the database has not answered in time")
+        try:
+            if self._ready_to_ask is None:
+                self._ready_to_ask = self._open()
+            return self._ready_to_ask
+        finally:
+            self._opening.release()
 
-    def _open(self) -> Engine:
-        if isinstance(self._given, str):
-            return make_engine(self._given)
-        # Flask-SQLAlchemy's `db` knows its engine within an application context: that of the first request.
-        engine = self._given if isinstance(self._given, Engine) else self._given.engine
-        assert isinstance(engine, Engine)
-        return engine
-
-    def _can_return(self, database: Database) -> bool:
-        if database.engine.dialect.name not in ("mysql", "mariadb"):
-            return True
-        # Asked of the server: only a connection tells MariaDB from MySQL.
-        database.ask(lambda connection: None)
-        return bool(getattr(database.engine.dialect, "is_mariadb", False))
+    def _open(self) -> tuple[Database, Statements]:
+        if self._engine is None:
+            # Flask-SQLAlchemy's `db` knows its engine within an application context: that of the first request.
+            # Kept from then on: the heartbeat has no such context.
+            self._engine = self._given.engine
+            assert isinstance(self._engine, Engine)
+        engine = self._engine
+        database = Database(engine)
+        if engine.dialect.name in ("mysql", "mariadb"):
+            database.ask(lambda connection: None)  # only a connection tells MariaDB from MySQL
+        returning = engine.dialect.insert_returning
+        table = engine.dialect.identifier_preparer.format_table(self.table)
+        statements = statements_for(engine.dialect.name, table, returning=returning)
+        self._own_clock = statements.own_clock
+        if self._create:
+            self._make_table(database)
+        return database, statements
 
     def _make_table(self, database: Database) -> None:
         def make(connection: Connection) -> None:
@@ -239,12 +294,6 @@ class SQLAlchemyStore:
 
         database.ask(make)
 
-    def _statements_on(self, connection: Connection) -> Statements:
-        if self._statements is None:
-            self._ready()
-        assert self._statements is not None
-        return self._statements
-
     def _one(self, database: Database, statement: str, **values: Any) -> Any:
         def ask(connection: Connection) -> Any:
             result = connection.execute(text(statement), self._with_clock(values))
@@ -252,10 +301,12 @@ class SQLAlchemyStore:
 
         return database.ask(ask)
 
+    def _execute(self, statement: TextClause, values: dict[str, Any], connection: Connection) -> int:
+        """How many rows it changed."""
+        return connection.execute(statement, self._with_clock(values)).rowcount
+
     def _with_clock(self, values: dict[str, Any]) -> dict[str, Any]:
-        if self._statements is not None and self._statements.own_clock:
-            values["now"] = clock.now()
-        return values
+        return {**values, "now": clock.now()} if self._own_clock else values
 
 
 def _read(found: Any) -> InProgress | Completed:

@@ -1,5 +1,6 @@
 """Runs the store's statements on a database that may be slow, busy or gone."""
 
+import inspect
 import random
 import time
 from collections.abc import Callable
@@ -7,8 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..engine.store import StoreUnavailable
 from .watchdog import watchdog
@@ -18,47 +21,66 @@ T = TypeVar("T")
 #: Seconds that a connection, a place in the pool, or a statement may take, on engines that are made here.
 PATIENCE = 5
 
-#: How often a statement is sent in all, where its first sending failed in a way that may pass.
-_TRIES = 4
+#: The execution option that tells engines made here from those that were handed in.
+_OURS = "flask_idempotency"
 
-# Serialization failure and deadlock (PostgreSQL); lock wait time-out, deadlock, record changed (MariaDB, MySQL); BUSY
-# and LOCKED (SQLite). Nothing was done, and it may be tried again.
+#: Seconds after which a connection is made anew, before firewalls forget it.
+_RECYCLE = 1800
+
+#: Seconds before the second and each later try of what failed in a way that may pass.
+_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
+
+# Serialization failure, deadlock, lock not available (PostgreSQL); lock wait time-out, deadlock, record changed
+# (MariaDB, MySQL); BUSY and LOCKED (SQLite). Nothing was done, and it may be tried again.
 _SQLSTATES = {"40001", "40P01", "55P03"}
 _ERROR_NUMBERS = {1205, 1213, 1020}
 _SQLITE_CODES = {5, 6}
 
+# A server that takes no writes: a replica, which the one that was connected to became by a failover, perhaps.
+_READ_ONLY_SQLSTATES = {"25006"}
+_READ_ONLY_NUMBERS = {1290, 1792, 1836}
+
 
 def make_engine(url: str) -> Engine:
-    """An engine whose requests do not hang, and that needs nothing of a session but the transaction it is in.
+    """An engine whose requests do not hang, and whose statements are a transaction and one round trip each.
 
-    So it works through poolers in transaction mode: no prepared statements, and the session's settings only make
-    things faster or more patient.
+    Raises `ValueError` for what is no URL, and `ImportError` where its driver is missing.
     """
-    parsed = make_url(url)
-    backend = parsed.get_backend_name()
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False, "hide_parameters": True}
-    if backend == "postgresql":
-        options["connect_args"] = {"connect_timeout": PATIENCE}
-        if parsed.get_driver_name() == "psycopg":
-            options["connect_args"] |= {"prepare_threshold": None, "tcp_user_timeout": PATIENCE * 1000}
-    elif backend in ("mysql", "mariadb"):
-        options["connect_args"] = {"connect_timeout": PATIENCE, "read_timeout": PATIENCE, "write_timeout": PATIENCE}
-    elif backend == "sqlite":
-        options["connect_args"] = {"timeout": PATIENCE}
-    if backend != "sqlite":
-        options |= {"pool_timeout": PATIENCE, "pool_recycle": 1800}
-    engine = create_engine(parsed, **options)
-    if backend == "postgresql":
-        event.listen(engine, "connect", _bound_statements)
-    elif backend in ("mysql", "mariadb"):
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        options: dict[str, Any] = {
+            "isolation_level": "AUTOCOMMIT",
+            "hide_parameters": True,
+            "execution_options": {_OURS: True},
+        }
+        # The ROLLBACK with which a connection goes back to the pool crosses the network for nothing. Since 2.0.43.
+        if "skip_autocommit_rollback" in inspect.signature(DefaultDialect.__init__).parameters:
+            options["skip_autocommit_rollback"] = True
+        if backend == "postgresql":
+            options["connect_args"] = {"connect_timeout": PATIENCE}
+            if parsed.get_driver_name() == "psycopg":
+                # Poolers in transaction mode hand on neither prepared statements nor what a session has set: none is
+                # prepared, nothing is set, and the watchdog takes the place of `statement_timeout`.
+                options["connect_args"] |= {"prepare_threshold": None, "tcp_user_timeout": PATIENCE * 1000}
+        elif backend in ("mysql", "mariadb"):
+            options["connect_args"] = {"connect_timeout": PATIENCE, "read_timeout": PATIENCE, "write_timeout": PATIENCE}
+        elif backend == "sqlite":
+            options["connect_args"] = {"timeout": PATIENCE}
+        if backend != "sqlite":
+            options |= {"pool_timeout": PATIENCE, "pool_recycle": _RECYCLE}
+        engine = create_engine(parsed, **options)
+    except (ArgumentError, NoSuchModuleError):
+        # Not their words: they may have the URL in them, and it a password.
+        raise ValueError("SQLAlchemyStore needs a URL such as postgresql+psycopg://user@host/database.") from None
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"The driver {error.name} is missing. SQLAlchemyStore is tested with postgresql+psycopg:// (pip install "
+            "'psycopg[binary]') and with mysql+pymysql:// and mariadb+pymysql:// (pip install PyMySQL)."
+        ) from error
+    if backend in ("mysql", "mariadb"):
         event.listen(engine, "connect", _read_committed)
     return engine
-
-
-def _bound_statements(connection: Any, record: object) -> None:
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET statement_timeout = {PATIENCE * 1000}")
 
 
 def _read_committed(connection: Any, record: object) -> None:
@@ -71,46 +93,67 @@ class Database:
     """One engine, and the patience with which it is asked."""
 
     def __init__(self, engine: Engine) -> None:
+        if isinstance(engine.pool, StaticPool | SingletonThreadPool):
+            raise ValueError(
+                "SQLAlchemyStore needs connections of its own: a SQLite database in memory cannot give them. For "
+                "records in memory there is MemoryStore."
+            )
         self.engine = engine
-        # A transaction for each statement: no BEGIN and no COMMIT cross the network.
-        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        several = "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"
-        self._several = engine.execution_options(isolation_level=several)
+        self._ours = engine.get_execution_options().get(_OURS, False)
+        self._mysql = engine.dialect.name in ("mysql", "mariadb")
+        self._autocommit = engine if self._ours else engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def ask(self, act: Callable[[Connection], T]) -> T:
-        """Run one statement, which must recognise itself when it is sent again."""
-        return self._patiently(lambda: self._run(self._single, act))
+        """Run one statement, which must recognise itself when it is sent again, in a transaction of its own."""
+        # No BEGIN and no COMMIT crosses the network. On an engine of MySQL that was handed in, switching to that and
+        # back would cost more than it saves.
+        return self._patiently(self._transact if self._mysql and not self._ours else self._ask, act)
 
     def transact(self, act: Callable[[Connection], T]) -> T:
-        """Run several statements in one transaction at READ COMMITTED."""
-        return self._patiently(lambda: self._run(self._several, act))
+        """Run several statements in one transaction at READ COMMITTED. For MariaDB and MySQL."""
+        return self._patiently(self._transact, act)
 
-    def _run(self, engine: Engine, act: Callable[[Connection], T]) -> T:
-        with engine.connect() as connection, self._bound(connection), connection.begin():
+    def _ask(self, act: Callable[[Connection], T]) -> T:
+        with self._autocommit.connect() as connection, self._bound(connection):
             return act(connection)
+
+    def _transact(self, act: Callable[[Connection], T]) -> T:
+        with self.engine.connect() as connection:
+            if self._ours:
+                return _begin_and_commit(connection, act)
+            # For the next transaction only, so that nothing of it is left on the application's connection.
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            result = act(connection)
+            connection.commit()
+            return result
 
     def _bound(self, connection: Connection) -> AbstractContextManager[None]:
         """Of the drivers, psycopg alone has no time-out for an answer."""
         if connection.dialect.driver != "psycopg":
             return nullcontext()
-        driver = connection.connection.dbapi_connection
-        assert driver is not None
-        return watchdog.bound(driver.fileno(), PATIENCE)
+        driver: Any = connection.connection.dbapi_connection
+        return watchdog.bound(driver.fileno, PATIENCE)
 
-    def _patiently(self, act: Callable[[], T]) -> T:
+    def _patiently(self, run: Callable[[Callable[[Connection], T]], T], act: Callable[[Connection], T]) -> T:
         started = time.monotonic()
-        for left in reversed(range(_TRIES)):
+        for pause in (*_PAUSES, None):
             try:
-                return act()
+                return run(act)
             except DBAPIError as error:
+                # Where its words are logged, they must not have keys and bodies in them.
+                error.hide_parameters = True
                 late = time.monotonic() - started >= PATIENCE
-                if late or not left or not (error.connection_invalidated or _may_pass(error)):
+                if _is_read_only(error):
+                    self.engine.dispose()  # the next connection may find the server that takes writes
+                elif not _may_pass(error):
+                    late = True
+                if late or pause is None:
                     raise StoreUnavailable(self._say(error)) from error
             except PoolTimeout as error:
                 raise StoreUnavailable(f"{self._name()}: no connection was free in time") from error
             except SQLAlchemyError as error:
                 raise StoreUnavailable(f"{self._name()}: {type(error).__name__}") from error
-            time.sleep(random.uniform(0, 0.02) * (_TRIES - left))
+            time.sleep(pause * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 
     def _name(self) -> str:
@@ -119,18 +162,38 @@ class Database:
 
     def _say(self, error: DBAPIError) -> str:
         # The driver's own text may hold parameters: only its kind and its code are told.
-        driver = error.orig
-        code = getattr(driver, "sqlstate", None) or (driver.args[0] if driver is not None and driver.args else None)
-        told = f" ({code})" if isinstance(code, int) or (isinstance(code, str) and len(code) == 5) else ""
-        return f"{self._name()}: {type(driver).__name__}{told}"
+        code = getattr(error.orig, "sqlstate", None) or _number(error)
+        return f"{self._name()}: {type(error.orig).__name__}" + (f" ({code})" if code else "")
+
+
+def _begin_and_commit(connection: Connection, act: Callable[[Connection], T]) -> T:
+    try:
+        connection.exec_driver_sql("BEGIN")
+        result = act(connection)
+        connection.exec_driver_sql("COMMIT")
+        return result
+    except BaseException:
+        connection.invalidate()  # what was begun must not go back to the pool
+        raise
 
 
 def _may_pass(error: DBAPIError) -> bool:
-    driver = error.orig
-    number = driver.args[0] if driver is not None and driver.args else None
-    code = getattr(driver, "sqlite_errorcode", None)
+    """Whether the same call, sent again, may fare better."""
+    if error.connection_invalidated or error.statement is None:  # the connection was lost, or never made
+        return True
+    code = getattr(error.orig, "sqlite_errorcode", None)
     return (
-        getattr(driver, "sqlstate", None) in _SQLSTATES
-        or (isinstance(number, int) and number in _ERROR_NUMBERS)
+        getattr(error.orig, "sqlstate", None) in _SQLSTATES
+        or _number(error) in _ERROR_NUMBERS
         or (code is not None and code & 0xFF in _SQLITE_CODES)
     )
+
+
+def _is_read_only(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _READ_ONLY_SQLSTATES or _number(error) in _READ_ONLY_NUMBERS
+
+
+def _number(error: DBAPIError) -> int | None:
+    """The number that MariaDB and MySQL give an error."""
+    first = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return first if isinstance(first, int) else None

@@ -4,8 +4,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 #: Seconds between two looks at who waits.
 _LOOK_EVERY = 0.2
@@ -25,8 +25,12 @@ class Watchdog:
             os.register_at_fork(after_in_child=self._begin_afresh)
 
     @contextmanager
-    def bound(self, descriptor: int, seconds: float) -> Iterator[None]:
-        """Let what happens on the socket take so many seconds at most."""
+    def bound(self, descriptor: Callable[[], int], seconds: float) -> Iterator[None]:
+        """Let what happens on the socket take so many seconds at most.
+
+        `descriptor` is asked for the socket only when it must be cut, and raises where it was closed: its number may
+        be another's by then.
+        """
         watched = _Watched(descriptor, time.monotonic() + seconds)
         with self._lock:
             self._waiting.add(watched)
@@ -48,7 +52,7 @@ class Watchdog:
         while True:
             time.sleep(_LOOK_EVERY)
             now = time.monotonic()
-            with self._lock:  # under it, no one can close the socket and have its number given to another
+            with self._lock:  # who is done with the socket waits here before others can use it
                 for watched in [each for each in self._waiting if each.deadline <= now]:
                     self._waiting.discard(watched)
                     _cut(watched.descriptor)
@@ -57,17 +61,15 @@ class Watchdog:
 class _Watched:
     __slots__ = ("deadline", "descriptor")
 
-    def __init__(self, descriptor: int, deadline: float) -> None:
+    def __init__(self, descriptor: Callable[[], int], deadline: float) -> None:
         self.descriptor = descriptor
         self.deadline = deadline
 
 
-def _cut(descriptor: int) -> None:
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # it went by itself
+def _cut(descriptor: Callable[[], int]) -> None:
+    # Whatever the driver raises for a connection that went by itself: this thread must outlive it.
+    with suppress(Exception), socket.socket(fileno=os.dup(descriptor())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
 
 
 #: The watchdog of this process.

@@ -98,8 +98,8 @@ def test_a_fresh_request_is_two_statements_and_a_replay_one(database_url: str) -
     store = SQLAlchemyStore(database_url)
     record = new_record()
     claim(store, new_record())
-    assert store._database is not None
-    with counted(store._database.engine) as sent:
+    assert store._engine is not None
+    with counted(store._engine) as sent:
         claimed = claim(store, record)
         store.complete(claimed.claim, RESPONSE, retention=DAY)
         assert len(sent) == 2
@@ -116,8 +116,8 @@ def test_nothing_is_left_on_a_session_that_a_pooler_would_share(postgresql_url: 
         claimed = claim(store, record)
         store.complete(claimed.claim, RESPONSE, retention=DAY)
         claim(store, record)
-    assert store._database is not None
-    with store._database.engine.connect() as connection:
+    assert store._engine is not None
+    with store._engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar() == 0
         assert connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")).scalar() == 0
     store.close()

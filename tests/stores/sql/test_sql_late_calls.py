@@ -1,0 +1,261 @@
+"""Calls that arrive late, twice, or that nobody heard of: what they may touch, and what they must leave alone."""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event, make_url, text
+
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores import SQLAlchemyStore
+from flask_idempotency.stores.sqlalchemy_dialects import statements_for
+from flask_idempotency.testing import StoreContract
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRINT, RESPONSE, new_record
+from tests.proxies import Proxy, Trouble
+
+#: How often a call is tried.
+TRIES = 6
+
+
+class StoreOnMySQL(SQLAlchemyStore):
+    """Speaks to MariaDB as it would to MySQL, which cannot return what it inserted or found."""
+
+    def _open(self) -> Any:
+        database, _ = super()._open()
+        return database, statements_for("mysql", self.table.name, returning=False)
+
+
+class TestWithoutReturning(StoreContract):
+    short = 0.4
+
+    @pytest.fixture(autouse=True)
+    def on(self, mariadb_url: str) -> None:
+        self.url = mariadb_url
+
+    def open_store(self) -> SQLAlchemyStore:
+        return StoreOnMySQL(self.url)
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "mysql", "sqlite"])
+def store(request: pytest.FixtureRequest) -> Iterator[SQLAlchemyStore]:
+    database = "mariadb" if request.param == "mysql" else request.param
+    url = request.getfixturevalue(f"{database}_url")
+    store = StoreOnMySQL(url) if request.param == "mysql" else SQLAlchemyStore(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def elsewhere(store: SQLAlchemyStore) -> Iterator[SQLAlchemyStore]:
+    """The store of another process."""
+    other = type(store)(store._given)
+    yield other
+    other.close()
+
+
+def claim(store: SQLAlchemyStore, record: RecordKey, fingerprint: bytes = FINGERPRINT, **options: Any) -> Any:
+    return store.claim(record, fingerprint, **{"lease": 60.0, "retention": DAY, **options})
+
+
+def send_again(store: SQLAlchemyStore, sent: Claim, fingerprint: bytes = FINGERPRINT, **options: Any) -> Any:
+    """What the claim is told whose token was sent before."""
+    store._unheard[sent.record_id] = sent
+    return claim(store, RecordKey(sent.record_id), fingerprint, **options)
+
+
+class TestAClaimThatIsSentAgain:
+    def test_recognises_itself(self, store: SQLAlchemyStore) -> None:
+        first = claim(store, new_record())
+        assert send_again(store, first.claim) == first
+
+    def test_is_still_a_takeover_where_it_was_one(self, store: SQLAlchemyStore) -> None:
+        claim(store, record := new_record(), lease=0.001)
+        threading.Event().wait(0.01)
+        taken = claim(store, record)
+        assert (taken.number, taken.lapsed) == (2, True)
+        assert send_again(store, taken.claim) == taken
+        assert store.complete(taken.claim, RESPONSE, retention=DAY) is True
+
+    @pytest.mark.parametrize("response", [RESPONSE, None], ids=["response", "tombstone"])
+    def test_never_touches_what_it_completed_meanwhile(self, store: SQLAlchemyStore, response: Any) -> None:
+        """A claim may lie in a network for longer than its request takes."""
+        first = claim(store, record := new_record())
+        store.complete(first.claim, response, retention=DAY)
+        for fingerprint in (FINGERPRINT, OTHER_FINGERPRINT):
+            assert send_again(store, first.claim, fingerprint) == Completed(FINGERPRINT, response)
+            assert claim(store, record) == Completed(FINGERPRINT, response)
+
+    def test_is_fenced_where_another_took_over(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
+        first = claim(store, record := new_record(), lease=0.001)
+        threading.Event().wait(0.01)
+        winner = claim(elsewhere, record)
+        assert isinstance(send_again(store, first.claim), InProgress)
+        assert elsewhere.complete(winner.claim, RESPONSE, retention=DAY) is True
+
+
+class TestAClaimThatNobodyHeardOf:
+    """It stands in the database, though the request that made it was refused."""
+
+    def unheard(self, store: SQLAlchemyStore, fingerprint: bytes = FINGERPRINT) -> RecordKey:
+        made = claim(store, new_record(), fingerprint, take_over=False)
+        store._remember_unheard(made.claim)
+        return RecordKey(made.claim.record_id)
+
+    def test_is_this_processes_own_when_the_client_asks_again(self, store: SQLAlchemyStore) -> None:
+        record = self.unheard(store, OTHER_FINGERPRINT)
+        outcome = claim(store, record, take_over=False)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (1, False)
+        assert isinstance(claim(store, record, take_over=False), InProgress)
+        assert store.complete(outcome.claim, RESPONSE, retention=DAY) is True
+        assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+
+    def test_is_given_back_with_the_next_heartbeat(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
+        record = self.unheard(store)
+        assert isinstance(claim(elsewhere, record), InProgress)
+        store.renew([], lease=60)
+        outcome = claim(elsewhere, record)
+        assert isinstance(outcome, Claimed)
+        assert not outcome.lapsed
+
+    def test_is_not_given_back_under_whoever_runs_under_it(self, store: SQLAlchemyStore) -> None:
+        """The heartbeat looks at it in the very moment in which its client asks again."""
+        record = self.unheard(store)
+        gave_back: list[Claim] = []
+        release, outcomes = store.release, []
+
+        def ask_again_first(unheard: Claim) -> bool:
+            gave_back.append(unheard)
+            outcomes.append(claim(store, record))
+            return release(unheard)
+
+        store.release = ask_again_first  # type: ignore[method-assign]
+        store.renew([], lease=60)
+        assert len(gave_back) == 1
+        assert isinstance(outcomes[0], InProgress)
+
+    def test_is_not_a_forked_childs_too(self, store: SQLAlchemyStore) -> None:
+        record = self.unheard(store)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if isinstance(claim(store, record), InProgress) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert isinstance(claim(store, record), Claimed)
+
+    @pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+    def test_every_lost_reply_makes_one(self, request: pytest.FixtureRequest, database: str) -> None:
+        address = make_url(request.getfixturevalue(f"{database}_url"))
+        with Proxy((str(address.host), int(address.port or 0))) as proxy:
+            store = SQLAlchemyStore(address.set(port=proxy.port).render_as_string())
+            claim(store, new_record())
+            proxy.fail_next(Trouble.LOSE_REPLY, matching=b"INSERT INTO idempotency_records", times=TRIES)
+            with pytest.raises(StoreUnavailable):
+                claim(store, record := new_record())
+            assert len(proxy.struck) == TRIES
+            proxy.restore()
+            outcome = claim(store, record)
+            assert (outcome.number, outcome.lapsed) == (1, False)
+            store.close()
+
+
+def test_a_forked_child_has_connections_of_its_own(store: SQLAlchemyStore) -> None:
+    held = claim(store, record := new_record())
+
+    def work() -> bool:
+        # A reply that another process asked for would be the answer to the wrong question.
+        return all(
+            store.complete(claim(store, mine).claim, RESPONSE, retention=DAY)
+            and claim(store, mine) == Completed(FINGERPRINT, RESPONSE)
+            and isinstance(claim(store, record), InProgress)
+            for mine in [new_record() for _ in range(20)]
+        )
+
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if work() else 1)
+        children.append(pid)
+    assert work()
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+    assert store.complete(held.claim, RESPONSE, retention=DAY) is True
+
+
+def test_a_purge_leaves_a_record_that_was_claimed_since_it_looked(
+    store: SQLAlchemyStore, elsewhere: SQLAlchemyStore
+) -> None:
+    """What one statement selects and another deletes may be somebody's in between."""
+    over = new_record()
+    store.complete(claim(store, over).claim, RESPONSE, retention=0.001)
+    claim(elsewhere, new_record())
+    threading.Event().wait(0.01)
+    claiming: list[Future[Any]] = []
+
+    def claim_in_between(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.lstrip().startswith("DELETE") and not claiming:
+            claiming.append(pool.submit(claim, elsewhere, over))
+            wait(claiming, 0.5)  # where the purge has locked the record, the claim comes after it
+
+    assert store._engine is not None
+    event.listen(store._engine, "before_cursor_execute", claim_in_between)
+    with ThreadPoolExecutor(1) as pool:
+        while store.purge(limit=1000):
+            pass
+        outcome = claiming[0].result(20)
+    assert isinstance(outcome, Claimed)
+    assert elsewhere.complete(outcome.claim, RESPONSE, retention=DAY) is True
+
+
+def test_purges_claims_and_releases_do_not_deadlock(store: SQLAlchemyStore) -> None:
+    """Eight threads churn few records while four purge them all the time; engines that are handed in included."""
+    claim(store, new_record())
+    given = SQLAlchemyStore(create_engine(store._given), create=False)
+    records = [new_record() for _ in range(6)]
+    done = threading.Event()
+
+    def churn(number: int) -> int:
+        mine, claimed = (store, given)[number % 2], 0
+        for turn in range(60):
+            outcome = claim(mine, records[(turn * 5 + number) % 6], lease=0.002, retention=0.002)
+            if isinstance(outcome, Claimed):
+                claimed += 1
+                if turn % 2:
+                    mine.release(outcome.claim)
+                else:
+                    mine.complete(outcome.claim, RESPONSE, retention=0.002)
+                mine.renew([outcome.claim], lease=0.002)
+        return claimed
+
+    def purge(number: int) -> None:
+        while not done.is_set():
+            (store, given)[number % 2].purge(limit=3)
+
+    with ThreadPoolExecutor(12) as pool:
+        purging = [pool.submit(purge, number) for number in range(4)]
+        try:
+            claimed = sum(pool.map(churn, range(8)))
+        finally:
+            done.set()
+        for each in purging:
+            each.result(20)
+    assert claimed > 8
+    assert given._engine is not None
+    given._engine.dispose()
+
+
+def test_a_purge_uses_its_index(postgresql_url: str) -> None:
+    """Every sixteenth claim pays for a purge: it must not look at all that is kept."""
+    store = SQLAlchemyStore(postgresql_url)
+    claim(store, new_record())
+    _, statements = store._ready()
+    assert store._engine is not None
+    with store._engine.connect() as connection:
+        connection.execute(text("SET enable_seqscan = off"))
+        plan = connection.execute(text("EXPLAIN " + statements.purge), {"limit": 32}).scalars().all()
+        connection.execute(text("RESET enable_seqscan"))
+    assert any("Index Cond: (expires_at <=" in line for line in plan), plan
+    store.close()
