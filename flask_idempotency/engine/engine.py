@@ -90,13 +90,8 @@ class Engine:
         except StoreUnavailable as error:
             return self._without_store(record, policy, error)
         match standing:
-            case Claimed(claim, lapsed, number):
-                heartbeat.watch(self.store, claim, policy.lease)
-                self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, record.id, number)
-                self._sweep()
-                return Run(
-                    Attempt(self.store, key, claim, principal, fingerprint, policy, number=number, lapsed=lapsed)
-                )
+            case Claimed():
+                return Run(self._start(standing, key, principal, fingerprint, policy))
             case InProgress(other) | Completed(other) if other != fingerprint:
                 return self._refuse(Refusal.REUSED, record)
             case Completed(_, None):
@@ -154,6 +149,19 @@ class Engine:
     def close(self) -> None:
         """Close the store."""
         self.store.close()
+
+    def _start(self, claimed: Claimed, key: str, principal: bytes, fingerprint: bytes, policy: Policy) -> Attempt:
+        """Begin the attempt. Where that fails, the claim is given back: nobody would run under it."""
+        claim, lapsed, number = claimed.claim, claimed.lapsed, claimed.number
+        attempt = Attempt(self.store, key, claim, principal, fingerprint, policy, number=number, lapsed=lapsed)
+        try:
+            heartbeat.watch(self.store, claim, policy.lease)
+            self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, claim.record_id, number)
+            self._sweep()
+        except BaseException:
+            self.release(attempt)
+            raise
+        return attempt
 
     def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Claimed | InProgress | Completed:
         return self.store.claim(
@@ -235,6 +243,8 @@ class Engine:
             self.store.purge(limit=2 * _SWEEP_EVERY)
         except StoreUnavailable as error:
             logger.warning("Expired records could not be swept: %s", error)
+        except Exception:  # a sweep never decides over a request
+            logger.exception("Expired records could not be swept.")
 
 
 def _retry_after(lease_ends: float, lease: float) -> int:

@@ -90,7 +90,7 @@ def _key(environ: dict[str, Any], request: Callable[[], Request], policy: Policy
     if policy.key_from is not None:
         try:
             key = call_with_request(policy.key_from, request())
-        except LookupError:  # `request.json["id"]`, and there is none
+        except (LookupError, TypeError):  # `request.json["id"]`, and there is none, or no object to have it
             return None
         return None if key is None else check_key(key)
     value = environ.get(environ_name(policy.header))

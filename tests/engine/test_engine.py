@@ -314,3 +314,32 @@ def test_at_most_half_of_those_ever_seen_wait_and_one_in_any_case() -> None:
         thread.join(20)
         assert replayed == [Replay(ANSWER)]
     desk.engine.release(other)
+
+
+@pytest.mark.parametrize("torn_off", [RuntimeError("can't start new thread"), SystemExit()])
+def test_an_attempt_that_cannot_begin_gives_its_claim_back(
+    monkeypatch: pytest.MonkeyPatch, torn_off: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise torn_off
+
+    store = MemoryStore()
+    engine = Engine(store)
+    ask = {"key": "k", "principal": b"p" * 16, "fingerprint": b"f" * 16, "policy": Policy()}
+    with monkeypatch.context() as patch:
+        patch.setattr(heartbeat, "watch", fail)
+        with pytest.raises(type(torn_off)):
+            engine.begin(**ask)  # type: ignore[arg-type]
+    assert isinstance(engine.begin(**ask), Run)  # type: ignore[arg-type]
+
+
+def test_a_sweep_that_fails_harms_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> int:
+        raise ZeroDivisionError
+
+    store = MemoryStore()
+    monkeypatch.setattr(store, "purge", fail)
+    engine = Engine(store)
+    for number in range(40):
+        begun = engine.begin(key=str(number), principal=b"p" * 16, fingerprint=b"f" * 16, policy=Policy())
+        assert isinstance(begun, Run)
