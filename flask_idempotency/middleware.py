@@ -56,6 +56,8 @@ class IdempotencyMiddleware:
         body = place_body(environ, policy)
         try:
             decision = admit(environ, body, request=lambda: _request(environ), engine=self._engine, policy=policy)
+            if body is not None and not isinstance(decision, Replay | Problem):
+                body.rewind()
         except HTTPException as error:  # what `key_from` raised about the request
             return error.get_response(environ)(environ, start_response)
         docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)

@@ -5,7 +5,7 @@ from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from .fingerprint import Digester
 
@@ -24,6 +24,13 @@ class BrokenBody(BadRequest):
     description = "The body ended before it was whole, or its Content-Length is not a number."
 
 
+class _Spool(SpooledTemporaryFile[bytes]):
+    """A temporary file that goes without a warning: it lives as long as the request, and nobody closes it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Body:
     """Stands in for `wsgi.input`: whatever reads the body, early or late, it is digested and kept for rereading.
 
@@ -38,6 +45,7 @@ class Body:
         self._digester: Digester | None = None
         self._kept: IO[bytes] | None = None
         self._count = 0
+        self._finished = False  # what is kept is the whole body
         environ["wsgi.input"] = self
 
     def finish(self, *, limit: int | None = None) -> bytes:
@@ -55,9 +63,24 @@ class Body:
             kept = self._kept or BytesIO()
         digester = self._digester or self._start()
         fingerprint = digester.digest()
-        kept.seek(0)
-        self._environ["wsgi.input"] = kept
+        self._kept = kept
+        self._finished = True
+        self.rewind()
         return fingerprint
+
+    def rewind(self) -> None:
+        """Hand the body on unread, whoever has read of it meanwhile: what looks for a key or a principal may do so.
+
+        Raises `BrokenBody`.
+        """
+        if self._kept is None:
+            self._environ["wsgi.input"] = self._source
+            return
+        if not self._finished:
+            self._read_rest(self._length(), None)
+            self._finished = True
+        self._kept.seek(0)
+        self._environ["wsgi.input"] = self._kept
 
     def _length(self) -> int | None:
         text = self._environ.get("CONTENT_LENGTH") or ""
@@ -67,7 +90,12 @@ class Body:
         if text:
             raise BrokenBody
         # Without a length, only a server that ends the input itself lets it be read to its end.
-        return None if self._environ.get("wsgi.input_terminated") else 0
+        if self._environ.get("wsgi.input_terminated"):
+            return None
+        if "HTTP_TRANSFER_ENCODING" in self._environ:
+            # There is a body, but none that could be digested; the application may have its own way to it, as on uWSGI.
+            raise BrokenBody
+        return 0
 
     def _read_small(self, length: int) -> IO[bytes]:
         data = self._read_source(length) if length else b""
@@ -95,13 +123,15 @@ class Body:
     def _read_source(self, size: int) -> bytes:
         try:
             return self._source.read(size)
-        except (OSError, ValueError) as error:
+        except HTTPException:
+            raise
+        except Exception as error:  # every server has errors of its own; gunicorn's of chunks are no OSErrors
             raise BrokenBody from error
 
     def _keep(self, data: bytes) -> bytes:
         if self._kept is None:
             self._digester = self._start()
-            self._kept = SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - lives as long as the request
+            self._kept = _Spool(SPOOL_BYTES)
         assert self._digester is not None
         self._digester.update(data)
         self._kept.write(data)
