@@ -330,7 +330,10 @@ def test_an_attempt_that_cannot_begin_gives_its_claim_back(
         patch.setattr(heartbeat, "watch", fail)
         with pytest.raises(type(torn_off)):
             engine.begin(**ask)  # type: ignore[arg-type]
-    assert isinstance(engine.begin(**ask), Run)  # type: ignore[arg-type]
+    begun = engine.begin(**ask)  # type: ignore[arg-type]
+    assert isinstance(begun, Run)
+    assert begun.attempt is not None
+    engine.release(begun.attempt)
 
 
 def test_a_sweep_that_fails_harms_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,3 +346,5 @@ def test_a_sweep_that_fails_harms_no_request(monkeypatch: pytest.MonkeyPatch) ->
     for number in range(40):
         begun = engine.begin(key=str(number), principal=b"p" * 16, fingerprint=b"f" * 16, policy=Policy())
         assert isinstance(begun, Run)
+        assert begun.attempt is not None
+        engine.release(begun.attempt)
