@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Self
 
@@ -32,24 +32,19 @@ class _Key:
 
     @classmethod
     def of(cls, secret: str | bytes) -> Self:
-        raw = secret.encode() if isinstance(secret, str) else secret
-        if len(raw) < _SHORTEST_SECRET:
-            raise ValueError(
-                f"An encryption key must be {_SHORTEST_SECRET} characters or more of chance, such as "
-                "secrets.token_urlsafe(32) gives."
-            )
+        raw = _bytes_of(secret)
+        return cls(
+            _derive(raw, b"name", _NAME),
+            AESSIV(_derive(raw, b"fingerprint", 64)),
+            AESGCM(_derive(raw, b"response", 32)),
+        )
 
-        def derive(purpose: bytes, size: int) -> bytes:
-            return blake2b(raw[64:], key=raw[:64], digest_size=size, person=purpose).digest()
+    def encrypt_fingerprint(self, fingerprint: bytes, record_id: bytes) -> bytes:
+        """The same for the same fingerprint of one record, since the store compares them (AES-SIV, RFC 5297)."""
+        return self.name + self.seal.encrypt(fingerprint, [record_id])
 
-        return cls(derive(b"name", _NAME), AESSIV(derive(b"fingerprint", 64)), AESGCM(derive(b"response", 32)))
-
-    def encrypt_fingerprint(self, fingerprint: bytes) -> bytes:
-        """The same for the same fingerprint, since the store compares them (AES-SIV, RFC 5297)."""
-        return self.name + self.seal.encrypt(fingerprint, None)
-
-    def decrypt_fingerprint(self, encrypted: bytes) -> bytes:
-        return self.seal.decrypt(encrypted[_NAME:], None)
+    def decrypt_fingerprint(self, encrypted: bytes, record_id: bytes) -> bytes:
+        return self.seal.decrypt(encrypted[_NAME:], [record_id])
 
     def encrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
         nonce = os.urandom(_NONCE)
@@ -63,26 +58,46 @@ class _Key:
         return StoredResponse.unpack(self.cipher.decrypt(nonce, text, record_id))
 
 
+def _bytes_of(secret: str | bytes) -> bytes:
+    raw = secret.encode() if isinstance(secret, str) else secret
+    if len(raw) < _SHORTEST_SECRET:
+        raise ValueError(
+            f"An encryption key must be {_SHORTEST_SECRET} characters or more of chance, such as "
+            "secrets.token_urlsafe(32) gives."
+        )
+    return raw
+
+
+def _derive(raw: bytes, purpose: bytes, size: int) -> bytes:
+    return blake2b(raw[64:], key=raw[:64], digest_size=size, person=purpose).digest()
+
+
 class EncryptedStore:
     """Wraps any store: `EncryptedStore(RedisStore(…), keys)`; with `IDEMPOTENCY_ENCRYPTION_KEYS`, the extension does.
 
-    The first key encrypts, all decrypt. To rotate: put a new key first everywhere, wait until the retention is over,
-    take the old one away. While processes with the old configuration still run, put the new key second first, and
-    first only once all know it.
+    The first key encrypts, all decrypt. To rotate: put the new key second everywhere, then first, and take the old one
+    away after twice the retention: until then a record may be under it, claimed before and completed or taken over
+    since. Each step may be rolled out while processes still run with the configuration before it.
 
-    Status, headers, body and fingerprint are encrypted (AES-256). The record's identity stays a plain digest of
-    principal and key, the same under every key, so that no rotation lets a request run twice: neither can be read from
-    it, but whoever reads the store can test guesses of a key, and keys should not be guessable. What is under an
-    unknown key, or corrupted, raises `StoreUnavailable`, and the request does not run.
+    Status, headers, body and fingerprint are encrypted (AES-256) and bound to their record: moved to another, they are
+    corrupted. What is under an unknown key, or corrupted, raises `StoreUnavailable`, and the request does not run.
+
+    `id_key`: makes the identities of records unreadable, too. Without it they are plain digests of principal and key:
+    neither can be read from one, but whoever reads the store can test guesses, where principals and keys can be
+    guessed. With it they are keyed digests, and cannot be tested. It stays the same when `keys` rotate, since a record
+    under another identity is not found, and its request would run again: processes that share a store must have the
+    same one, and it may be set or changed only while the store has no records that matter. Should it leak, guesses can
+    be tested as without it; nothing can be decrypted with it.
     """
 
-    def __init__(self, inner: Store, keys: Sequence[str | bytes]) -> None:
+    def __init__(self, inner: Store, keys: Sequence[str | bytes], *, id_key: str | bytes | None = None) -> None:
         if isinstance(keys, str | bytes) or not keys:
             raise ValueError("EncryptedStore needs a list of one key or more; the first encrypts, all decrypt.")
         self._inner = inner
         known = [_Key.of(secret) for secret in keys]
         self._first = known[0]
         self._by_name = {key.name: key for key in known}
+        self._id_key = None if id_key is None else _derive(_bytes_of(id_key), b"id key", 64)
 
     def __repr__(self) -> str:
         return f"EncryptedStore({self._inner!r})"
@@ -91,12 +106,13 @@ class EncryptedStore:
         self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
     ) -> Claimed | InProgress | Completed:
         """See `Store.claim`."""
-        encrypted = self._first.encrypt_fingerprint(fingerprint)
+        kept_as = RecordKey(self._kept_id(record.id))
+        encrypted = self._first.encrypt_fingerprint(fingerprint, record.id)
         while True:
-            outcome = self._inner.claim(record, encrypted, lease=lease, retention=retention, take_over=take_over)
+            outcome = self._inner.claim(kept_as, encrypted, lease=lease, retention=retention, take_over=take_over)
             if isinstance(outcome, Claimed):
-                return outcome
-            found = self._decrypt_fingerprint(outcome.fingerprint)
+                return replace(outcome, claim=replace(outcome.claim, record_id=record.id))
+            found = self._decrypt_fingerprint(outcome.fingerprint, record.id)
             if isinstance(outcome, Completed):
                 return Completed(found, outcome.response and self._decrypt(outcome.response, record.id))
             lapsed_under_another_key = outcome.lapsed and take_over and encrypted != outcome.fingerprint
@@ -108,15 +124,15 @@ class EncryptedStore:
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         encrypted = response and self._first.encrypt(response, claim.record_id)
-        return self._inner.complete(claim, encrypted, retention=retention)
+        return self._inner.complete(self._kept(claim), encrypted, retention=retention)
 
     def release(self, claim: Claim) -> bool:
         """See `Store.release`."""
-        return self._inner.release(claim)
+        return self._inner.release(self._kept(claim))
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
-        self._inner.renew(claims, lease=lease)
+        self._inner.renew([self._kept(claim) for claim in claims], lease=lease)
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
@@ -126,15 +142,24 @@ class EncryptedStore:
         """See `Store.close`."""
         self._inner.close()
 
+    def _kept(self, claim: Claim) -> Claim:
+        return replace(claim, record_id=self._kept_id(claim.record_id))
+
+    def _kept_id(self, record_id: bytes) -> bytes:
+        """Under what the inner store keeps the record."""
+        if self._id_key is None:
+            return record_id
+        return blake2b(record_id, key=self._id_key, digest_size=len(record_id)).digest()
+
     def _key_of(self, made: bytes) -> _Key:
         key = self._by_name.get(made[:_NAME])
         if key is None:
             raise StoreUnavailable("a record is not under any of the known encryption keys")
         return key
 
-    def _decrypt_fingerprint(self, encrypted: bytes) -> bytes:
+    def _decrypt_fingerprint(self, encrypted: bytes, record_id: bytes) -> bytes:
         try:
-            return self._key_of(encrypted).decrypt_fingerprint(encrypted)
+            return self._key_of(encrypted).decrypt_fingerprint(encrypted, record_id)
         except InvalidTag as error:
             raise StoreUnavailable("a fingerprint cannot be decrypted") from error
 
