@@ -1,0 +1,252 @@
+"""Which policy a request gets, what the application learns of its attempt, and who claims where several could."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from flask import Flask, Response, request
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client, EnvironBuilder
+
+from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
+from flask_idempotency.engine.attempt import Attempt
+from flask_idempotency.engine.clock import now
+from flask_idempotency.engine.events import Event, Outcome
+from flask_idempotency.stores import MemoryStore
+from tests.wsgi.harness import TEXT, Harness
+
+
+def hello(environ: Any, start: Any) -> Iterable[bytes]:
+    start("200 OK", [TEXT])
+    return [b"hello"]
+
+
+def test_a_policy_by_path_or_none() -> None:
+    policies = {
+        "/payments": Policy(keep="all", header="X-Payment"),
+        "/orders": Policy(required=False, methods=("POST", "PUT")),
+    }
+
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(
+            app, store=MemoryStore(), policy=lambda environ: policies.get(environ["PATH_INFO"])
+        )
+
+    server = Harness(hello, middleware=middleware)
+    assert server.ask(PATH_INFO="/payments", key="k").problem == "idempotency-key-missing"
+    for _ in range(2):
+        assert server.ask(PATH_INFO="/payments", key=None, HTTP_X_PAYMENT="p").code == 200
+    assert server.runs == 1
+    for _ in range(2):
+        assert server.ask(PATH_INFO="/orders", key="o", method="PUT").code == 200
+    assert server.runs == 2
+    for _ in range(2):
+        assert server.ask(PATH_INFO="/orders", key=None).code == 200
+        assert server.ask(PATH_INFO="/elsewhere", key="e").code == 200
+    assert server.runs == 6
+
+
+def test_a_policy_of_none_leaves_the_environ_and_the_answer_alone() -> None:
+    chunks = [b"x"]
+    seen: list[Any] = []
+
+    def app(environ: Any, start: Any) -> Any:
+        seen.append(dict(environ))
+        start("200 OK", [TEXT])
+        return chunks
+
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(app, store=MemoryStore(), policy=lambda environ: None)
+
+    server = Harness(app, middleware=middleware, inner=False, outer=False)
+    environ = server.environ()
+    before = dict(environ)
+    assert server.served(environ, lambda *head: None) is chunks
+    assert seen == [before]
+
+
+def test_a_policy_that_cannot_be_told_is_an_error_and_no_claim() -> None:
+    def policy(environ: Any) -> Any:
+        raise KeyError("tenant")
+
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(app, store=MemoryStore(), policy=policy)
+
+    server = Harness(hello, middleware=middleware)
+    with pytest.raises(KeyError):
+        server.ask()
+    assert server.runs == 0
+
+
+def test_the_application_finds_its_attempt_in_the_environ() -> None:
+    attempts: list[Any] = []
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        attempts.append(environ.get("flask_idempotency.attempt"))
+        start("200 OK" if len(attempts) > 1 else "500 Oops", [TEXT])
+        return [b"hello"]
+
+    server = Harness(app, required=False)
+    server.ask(key='"8e03978e"')
+    server.ask(key="8e03978e")
+    server.ask(key=None)
+    first, second, none = attempts
+    assert isinstance(first, Attempt)
+    assert isinstance(second, Attempt)
+    assert (first.key, first.number, first.lapsed) == ("8e03978e", 1, False)
+    assert (second.key, second.number, second.lapsed) == ("8e03978e", 1, False)
+    assert none is None
+
+
+def test_an_attempt_after_a_lapsed_one_tells_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[Any] = []
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        attempts.append(environ["flask_idempotency.attempt"])
+        if len(attempts) == 1:
+            raise SystemExit
+        start("200 OK", [TEXT])
+        return [b"hello"]
+
+    server = Harness(app, inner=False, lease=100)
+    with pytest.raises(SystemExit):
+        server.ask()
+    assert server.ask().problem == "request-in-progress"
+    later = now() + 101
+    monkeypatch.setattr("flask_idempotency.engine.clock.now", lambda: later)
+    assert server.ask(body=b"another").problem == "idempotency-key-reused"
+    assert server.ask().code == 200
+    assert [(attempt.number, attempt.lapsed) for attempt in attempts] == [(1, False), (2, True)]
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json", "*/*", ""])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_policy_page_is_served_in_the_form_that_is_asked_for(method: str, accept: str) -> None:
+    server = Harness(hello, retention=3600)
+    page = server.ask(method=method, key=None, PATH_INFO="/idempotency-policy", HTTP_ACCEPT=accept)
+    content_type = dict(page.headers)["Content-Type"]
+    assert (page.code, server.runs) == (200, 0)
+    if accept == "application/json":
+        assert content_type == "application/json"
+        assert method == "HEAD" or json.loads(page.body)["policies"][0]["retention_seconds"] == 3600
+    else:
+        assert content_type.startswith("text/html")
+        assert method == "HEAD" or b"3600" in page.body
+    assert method == "GET" or page.body == b""
+
+
+def test_the_link_of_a_problem_leads_to_the_page_below_the_mount() -> None:
+    made = IdempotencyMiddleware(hello, store=MemoryStore())
+    mount = "/shop é".encode().decode("latin-1")  # as PEP 3333 has it
+    client = Client(DispatcherMiddleware(hello, {mount: made}))
+    refused = client.post("/shop é/orders")
+    link = refused.headers["Link"]
+    assert link == '</shop%20%C3%A9/idempotency-policy>; rel="describedby"'
+    page = client.get(link[1 : link.index(">")])
+    assert page.status_code == 200
+    assert b"Idempotency policy" in page.data
+
+
+@pytest.mark.parametrize("docs_url", [None, "/rules", "https://example.com/rules"])
+def test_the_page_can_be_moved_and_turned_off(docs_url: str | None) -> None:
+    server = Harness(hello, docs_url=docs_url)
+    assert server.ask(method="GET", key=None, PATH_INFO="/idempotency-policy").body == b"hello"
+    assert (b"policy" in server.ask(method="GET", key=None, PATH_INFO="/rules").body) == (docs_url == "/rules")
+    headers = dict(server.ask(key=None).headers)
+    assert headers.get("Link") == (docs_url and f'<{docs_url}>; rel="describedby"')
+
+
+def test_another_method_on_the_page_is_a_request_like_any_other() -> None:
+    server = Harness(hello)
+    assert server.ask(key=None, PATH_INFO="/idempotency-policy").problem == "idempotency-key-missing"
+    assert server.ask(method="DELETE", key=None, PATH_INFO="/idempotency-policy").body == b"hello"
+
+
+def make_flask(runs: list[str], store: Any, observers: Any) -> Flask:
+    app = Flask(__name__)
+    idempotency = Idempotency(app, store=store, observers=observers)
+
+    @app.post("/orders")
+    @idempotency.view(retention=60)
+    def order() -> Any:
+        runs.append(request.get_data(as_text=True))
+        assert idempotency.attempt is request.environ["flask_idempotency.attempt"]
+        response = Response(f"run {len(runs)}", status=201)
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        return response
+
+    @app.post("/plain")
+    def plain() -> str:
+        runs.append(request.get_data(as_text=True))
+        return "plain"
+
+    return app
+
+
+@pytest.mark.parametrize("path", ["/orders", "/plain"])
+@pytest.mark.parametrize("one_store", [True, False])
+def test_middleware_and_extension_on_one_application_claim_once(path: str, one_store: bool) -> None:
+    runs: list[str] = []
+    told: list[Event] = []
+    outer = MemoryStore()
+    app = make_flask(runs, outer if one_store else MemoryStore(), [told.append])
+    app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app, store=outer, policy=Policy(keep_cookies=True), observers=[told.append]
+    )
+    client = app.test_client(use_cookies=False)
+    first, again = (client.post(path, data="book", headers={"Idempotency-Key": "k"}) for _ in range(2))
+    assert (first.data, first.status_code) == (again.data, again.status_code)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert first.headers.getlist("Set-Cookie") == again.headers.getlist("Set-Cookie")
+    assert len(first.headers.getlist("Set-Cookie")) == (2 if path == "/orders" else 0)
+    assert runs == ["book"]
+    assert [event.outcome for event in told] == [Outcome.CLAIMED, Outcome.COMPLETED, Outcome.REPLAYED]
+    reused = client.post(path, data="pen", headers={"Idempotency-Key": "k"})
+    assert reused.status_code == 422
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_middlewares_around_each_other_claim_once(depth: int) -> None:
+    told: list[Event] = []
+
+    def middleware(app: Any) -> Any:
+        for _ in range(depth):
+            app = IdempotencyMiddleware(app, store=MemoryStore(), observers=[told.append])
+        return app
+
+    server = Harness(hello, middleware=middleware)
+    first, again = server.ask(), server.ask()
+    assert (first.body, again.body, again.replayed, server.runs) == (b"hello", b"hello", True, 1)
+    assert [event.outcome for event in told] == [Outcome.CLAIMED, Outcome.COMPLETED, Outcome.REPLAYED]
+
+
+def test_an_inner_middleware_takes_what_the_outer_one_leaves_alone() -> None:
+    def middleware(app: Any) -> Any:
+        inner = IdempotencyMiddleware(app, store=MemoryStore(), policy=Policy(methods=("PUT",)))
+        return IdempotencyMiddleware(inner, store=MemoryStore(), policy=Policy(methods=("POST",)))
+
+    server = Harness(hello, middleware=middleware)
+    for method in ("POST", "PUT"):
+        assert [server.ask(method=method).replayed for _ in range(2)] == [False, True]
+    assert server.runs == 2
+
+
+def test_an_application_that_asks_itself_under_the_same_environ_is_one_attempt() -> None:
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/":
+            return server.middleware(environ | {"PATH_INFO": "/inner"}, start)  # type: ignore[no-any-return]
+        start("200 OK", [TEXT])
+        return [b"inner"]
+
+    server = Harness(app, inner=False)
+    assert [server.ask().body for _ in range(2)] == [b"inner", b"inner"]
+    assert server.runs == 2  # one for each path, of the first request alone
+
+
+def test_a_client_cannot_pretend_to_be_in_an_attempt() -> None:
+    environ = EnvironBuilder(method="POST", headers={"flask_idempotency.attempt": "1"}).get_environ()
+    assert "flask_idempotency.attempt" not in environ
+    server = Harness(hello, inner=False)
+    assert server.ask(key=None, HTTP_FLASK_IDEMPOTENCY_ATTEMPT="1").problem == "idempotency-key-missing"
