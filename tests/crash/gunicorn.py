@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn.config import make_settings
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 
 
 @dataclass

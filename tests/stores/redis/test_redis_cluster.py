@@ -152,7 +152,7 @@ def test_a_replica_that_took_over_is_found_for_renewals_and_for_completions_that
             master.set("{06S}first", "write")
             servers.wait_until(lambda: master.execute_command("WAIT", 1, 1000) == 1, "the replica is up to date")
             renewing = RedisStore.from_url(servers.cluster_url(nodes))
-            completing = RedisStore.from_url(servers.cluster_url(nodes), min_replicas=1, replica_timeout=0.1)
+            completing = RedisStore.from_url(servers.cluster_url(nodes), min_replicas=1, replica_timeout=1.5)
             record = record_at(0)
             held = must_claim(completing, record, lease=60, take_over=False)
             assert isinstance(claim(renewing, record), InProgress)
