@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         for part in (part for part in _PARTS if part in parts):
             print(f"{part} …", file=sys.stderr, flush=True)
             if part == _SIDE_BY_SIDE:
-                rounds, size = options.rounds or (5 if options.quick else 40), 20 if options.quick else 60
+                rounds, size = options.rounds or (5 if options.quick else 30), 20 if options.quick else 50
                 subjects = [*ours(), *peers(), *floors()]
                 rows, speeds = measure(subjects, servers, rounds=rounds, size=size)
                 sections += (side_by_side(rows, median(speeds), rounds=rounds, size=size), targets(rows))
