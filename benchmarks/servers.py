@@ -1,5 +1,7 @@
 """The servers that some stores need, started for the run and stopped for sure."""
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ def _known(url: str | Exception) -> str:
 
 @contextmanager
 def started(folder: Path) -> Iterator[Servers]:
-    """Valkey and PostgreSQL, with the settings they come with."""
+    """Valkey and PostgreSQL, with the settings they come with. A run that is told to end stops them first."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with ExitStack() as stack:
         valkey: str | Exception
         try:
