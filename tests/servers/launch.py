@@ -21,20 +21,28 @@ ROOT = Path(__file__).parents[2]
 _START_WITHIN = 30.0
 
 _GUNICORN = (
-    *("gunicorn", "--bind", "fd://{fileno}", "--workers", "{workers}"),
+    *("{python}", "-m", "gunicorn", "--bind", "fd://{fileno}", "--workers", "{workers}"),
     *(("--no-control-socket",) if "control_socket_disable" in make_settings() else ()),
 )
+_RUNNER = ("{python}", "-m", "tests.servers.runner")
+_UWSGI = Path(sys.executable).with_name("uwsgi")
 
-#: The module and arguments that run each kind of server around an application "module:name". Each is handed a socket
-#: that listens already, so that no other process can take the port, and no client comes too early.
+#: What runs each kind of server around an application "module:name". Each is handed a socket that listens already, so
+#: that no other process can take the port, and no client comes too early.
 COMMANDS = {
-    "flask run": ("flask", "--app", "{app}", "run", "--port", "{port}"),
-    "wsgiref": ("tests.servers.runner", "wsgiref", "{fileno}", "{app}", "{threads}"),
-    "waitress": ("tests.servers.runner", "waitress", "{fileno}", "{app}", "{threads}"),
+    "flask run": ("{python}", "-m", "flask", "--app", "{app}", "run", "--port", "{port}"),
+    "wsgiref": (*_RUNNER, "wsgiref", "{fileno}", "{app}", "{threads}"),
+    "waitress": (*_RUNNER, "waitress", "{fileno}", "{app}", "{threads}"),
     "gunicorn sync": (*_GUNICORN, "{app}"),
     "gunicorn gthread": (*_GUNICORN, "--worker-class", "gthread", "--threads", "{threads}", "{app}"),
     "gunicorn gevent": (*_GUNICORN, "--worker-class", "gevent", "{app}"),
 }
+if _UWSGI.exists():  # pip builds it only where there is a compiler
+    COMMANDS["uWSGI"] = (
+        *(str(_UWSGI), "--http-socket", "fd://{fileno}", "--venv", sys.prefix, "--wsgi", "{app}", "--need-app"),
+        *("--master", "--processes", "{workers}", "--enable-threads", "--threads", "{threads}", "--single-interpreter"),
+        *("--add-header", "Connection: close"),  # it closes, and would not say so
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process that was started: gunicorn's master, the whole server elsewhere."""
+        """The process that was started: the master of gunicorn and uWSGI, the whole server elsewhere."""
         return self.process.pid
 
     @property
@@ -82,13 +90,20 @@ def serve(
     """
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening, TemporaryFile() as log:
         fileno, port = listening.fileno(), listening.getsockname()[1]
-        values = {"app": app, "fileno": fileno, "port": port, "workers": workers, "threads": threads}
+        values = {
+            "python": sys.executable,
+            "app": app,
+            "fileno": fileno,
+            "port": port,
+            "workers": workers,
+            "threads": threads,
+        }
         own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         if kind == "flask run":
             # How Werkzeug hands the socket on when it reloads: there is no option for it.
             own |= {"WERKZEUG_RUN_MAIN": "true", "WERKZEUG_SERVER_FD": str(fileno)}
         process = subprocess.Popen(
-            [sys.executable, "-m", *(part.format(**values) for part in COMMANDS[kind])],
+            [part.format(**values) for part in COMMANDS[kind]],
             cwd=ROOT,
             env=os.environ | own | (env or {}),
             stdout=log,

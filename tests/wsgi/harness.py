@@ -1,6 +1,5 @@
 """A server as strict as PEP 3333, with its validator around the middleware and inside it."""
 
-import gc
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -9,7 +8,10 @@ from typing import Any
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
+import pytest
+
 from flask_idempotency import IdempotencyMiddleware, Policy
+from flask_idempotency.engine.engine import Engine
 from flask_idempotency.engine.heartbeat import heartbeat
 from flask_idempotency.stores import MemoryStore
 
@@ -40,6 +42,18 @@ class Answer:
         return str(json.loads(self.body)["type"].rpartition(":")[2])
 
 
+def note(patch: pytest.MonkeyPatch, log: list[str], **names: str) -> None:
+    """Let the engine's methods `names` note in `log` when they are called, each by the word given for it."""
+    for name, word in names.items():
+        method = getattr(Engine, name)
+
+        def noting(*arguments: Any, method: Any = method, word: str = word) -> Any:
+            log.append(word)
+            return method(*arguments)
+
+        patch.setattr(Engine, name, noting)
+
+
 class Harness:
     """Serves an application behind the middleware, one request at a time.
 
@@ -61,7 +75,7 @@ class Harness:
         self.middleware = made or IdempotencyMiddleware(wrapped, store=self.store, policy=Policy(**policy))
         self.served: Any = validator(self.middleware) if outer else self.middleware
 
-    def environ(self, *, key: str | None = "k", body: bytes = b"", method: str = "POST", **more: Any) -> dict[str, Any]:
+    def environ(self, *, key: Any = "k", body: Any = b"", method: Any = "POST", **more: Any) -> dict[str, Any]:
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",
@@ -84,7 +98,7 @@ class Harness:
             environ["HTTP_IDEMPOTENCY_KEY"] = key
         return environ | more
 
-    def ask(self, *, stop_after: int | None = None, **request: Any) -> Answer:
+    def ask(self, *, stop_after: Any = None, **request: Any) -> Answer:
         """Serve one request to its end, or, as for a client that went away, until `stop_after` chunks were sent."""
         environ = self.environ(**request)
         answer = Answer()
@@ -104,13 +118,11 @@ class Harness:
             finally:
                 if hasattr(chunks, "close"):
                     chunks.close()
-            del chunks
+            del chunks  # the validators' iterators raise where they go unclosed, and pytest makes that a failure
         finally:
             answer.body = b"".join(sent)
             answer.log = list(self.log)
             assert len(heartbeat) <= held, "a claim is held on to that nobody will end"
-        # The validators' iterators raise where they are dropped without being closed; pytest makes that a failure.
-        gc.collect()
         return answer
 
     def _start_response(self, answer: Answer, sent: list[bytes]) -> Callable[..., Any]:

@@ -42,7 +42,8 @@ class Socket(io.RawIOBase):
 
 def numbered(size: int) -> bytes:
     """`size` bytes in lines, no two of which are alike."""
-    lines, total = [], 0
+    lines: list[bytes] = []
+    total = 0
     while total < size:
         lines.append(b"line %d\n" % len(lines))
         total += len(lines[-1])

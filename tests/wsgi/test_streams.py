@@ -11,11 +11,10 @@ from wsgiref.util import FileWrapper
 import pytest
 
 from flask_idempotency import IdempotencyMiddleware
-from flask_idempotency.engine.engine import Engine
 from flask_idempotency.engine.events import Event, Outcome
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import MemoryStore
-from tests.wsgi.harness import TEXT, Harness
+from tests.wsgi.harness import TEXT, Harness, note
 
 EVENTS = ("Content-Type", "text/event-stream")
 
@@ -29,9 +28,7 @@ def test_each_event_leaves_when_it_is_yielded_and_the_tombstone_before_the_first
         server.log.append("end")
 
     server = Harness(app)
-    begin, complete = Engine.begin_streaming, Engine.complete
-    monkeypatch.setattr(Engine, "begin_streaming", lambda *a: server.log.append("tombstone") or begin(*a))
-    monkeypatch.setattr(Engine, "complete", lambda *a: server.log.append("kept") or complete(*a))
+    note(monkeypatch, server.log, begin_streaming="tombstone", complete="kept")
     assert server.ask().log == [
         *("yield 0", "tombstone", "start", "send"),
         *("yield 1", "send", "yield 2", "send", "end", "kept"),
@@ -81,14 +78,14 @@ def test_an_endless_response_passes_in_little_memory_and_never_runs_again(way: s
             write(chunk)
         return itertools.repeat(chunk)
 
+    sent: list[int] = []
+
     def send(data: bytes) -> None:
-        nonlocal sent
-        sent += len(data)
-        if sent > 64 * 1024 * 1024:
+        sent.append(len(data))
+        if sum(sent) > 64 * 1024 * 1024:
             raise Enough
 
     server = Harness(app, inner=False, outer=False)
-    sent = 0
 
     def serve() -> None:
         chunks = server.served(server.environ(), lambda status, headers, exc_info=None: send)
