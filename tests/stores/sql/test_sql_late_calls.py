@@ -13,9 +13,10 @@ from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgre
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLAlchemyStore
 from flask_idempotency.stores.sqlalchemy_dialects import statements_for
-from flask_idempotency.testing import StoreContract
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRINT, RESPONSE, new_record
 from tests.proxies import Proxy, Trouble
+
+from .moved_time import WithMovedTime
 
 #: How often a call is tried.
 TRIES = 6
@@ -29,9 +30,7 @@ class StoreOnMySQL(SQLAlchemyStore):
         return database, statements_for("mysql", self.table.name, returning=False)
 
 
-class TestWithoutReturning(StoreContract):
-    short = 0.4
-
+class TestWithoutReturning(WithMovedTime):
     @pytest.fixture(autouse=True)
     def on(self, mariadb_url: str) -> None:
         self.url = mariadb_url
