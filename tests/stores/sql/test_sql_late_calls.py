@@ -215,6 +215,9 @@ def test_purges_claims_and_releases_do_not_deadlock(store: SQLAlchemyStore) -> N
     given = SQLAlchemyStore(create_engine(store._given), create=False)
     records = [new_record() for _ in range(6)]
     done = threading.Event()
+    # SQLite has one writer and no queue for it: a crowd that writes without a pause can starve one of its own.
+    alone = store._given.startswith("sqlite")
+    purgers, churners = (1, 2) if alone else (4, 8)
 
     def churn(number: int) -> int:
         mine, claimed = (store, given)[number % 2], 0
@@ -232,11 +235,12 @@ def test_purges_claims_and_releases_do_not_deadlock(store: SQLAlchemyStore) -> N
     def purge(number: int) -> None:
         while not done.is_set():
             (store, given)[number % 2].purge(limit=3)
+            done.wait(0.02 if alone else 0)
 
     with ThreadPoolExecutor(12) as pool:
-        purging = [pool.submit(purge, number) for number in range(4)]
+        purging = [pool.submit(purge, number) for number in range(purgers)]
         try:
-            claimed = sum(pool.map(churn, range(8)))
+            claimed = sum(pool.map(churn, range(churners)))
         finally:
             done.set()
         for each in purging:
