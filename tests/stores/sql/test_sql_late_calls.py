@@ -132,7 +132,7 @@ class TestAClaimThatNobodyHeardOf:
             outcomes.append(claim(store, record))
             return release(unheard)
 
-        store.release = ask_again_first  # type: ignore[method-assign]
+        store.release = ask_again_first  # type: ignore[assignment, method-assign]
         store.renew([], lease=60)
         assert len(gave_back) == 1
         assert isinstance(outcomes[0], InProgress)

