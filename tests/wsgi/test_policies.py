@@ -120,6 +120,18 @@ def test_an_attempt_after_a_lapsed_one_tells_so(monkeypatch: pytest.MonkeyPatch)
     assert [(attempt.number, attempt.lapsed) for attempt in attempts] == [(1, False), (2, True)]
 
 
+def test_the_application_makes_its_own_request_of_the_environ() -> None:
+    """Werkzeug would find ours in it, of another class and with another's limits."""
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        assert "werkzeug.request" not in environ
+        start("200 OK", [TEXT])
+        return [b"hello"]
+
+    server = Harness(app, principal=lambda request: request.headers["User-Agent"])
+    assert server.ask(HTTP_USER_AGENT="me").code == 200
+
+
 @pytest.mark.parametrize("accept", ["text/html", "application/json", "*/*", ""])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_policy_page_is_served_in_the_form_that_is_asked_for(method: str, accept: str) -> None:

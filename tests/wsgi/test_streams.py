@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -107,9 +108,10 @@ def test_an_endless_response_passes_in_little_memory_and_never_runs_again(way: s
     assert server.runs == 1
 
 
+@pytest.mark.parametrize("inner", [True, False], ids=["validated", "as it is"])
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("way", ["list", "generator", "file of known length", "write"])
-def test_what_is_kept_ends_exactly_at_the_limit(way: str, extra: int) -> None:
+def test_what_is_kept_ends_exactly_at_the_limit(way: str, extra: int, inner: bool) -> None:
     body = b"x" * (1000 + extra)
 
     def app(environ: Any, start: Any) -> Iterable[bytes]:
@@ -122,11 +124,49 @@ def test_what_is_kept_ends_exactly_at_the_limit(way: str, extra: int) -> None:
             return []
         return FileWrapper(io.BytesIO(body), 300) if "file" in way else iter([body[:999], body[999:]])
 
-    server = Harness(app, max_response_bytes=1000)
+    server = Harness(app, inner=inner, max_response_bytes=1000)
     first, again = server.ask(), server.ask()
     assert first.body == body
     assert again.problem == "response-not-kept" if extra else again.body == body
     assert server.runs == 1
+
+
+def test_a_body_that_promised_to_be_short_and_never_ends_is_passed_on_from_where_it_is_too_long() -> None:
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        start("200 OK", [TEXT, ("Content-Length", "4")])
+        while True:
+            taken.append(None)
+            yield b"xxxx"
+
+    taken: list[None] = []
+    server = Harness(app, max_response_bytes=1000)
+    answer = server.ask(stop_after=5)
+    assert len(taken) < 300
+    assert answer.body == b"xxxx" * (len(answer.body) // 4)
+    assert len(answer.body) > 1000
+    assert server.ask().problem == "response-not-kept"
+    assert server.runs == 1
+
+
+def test_an_error_page_of_unknown_length_is_kept_up_to_the_limit_too() -> None:
+    """The head that promised little was replaced by one that promises nothing."""
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        write = start("200 OK", [TEXT, ("Content-Length", "4")])
+        write(b"xx")
+        yield b""
+        try:
+            raise ValueError
+        except ValueError:
+            start("500 Oops", [TEXT], sys.exc_info())
+        for _ in range(300):
+            yield b"sorry"
+
+    for limit, code in ((1499, 409), (1500, 500)):
+        server = Harness(app, keep="all", max_response_bytes=limit)
+        assert server.ask().body == b"sorry" * 300
+        assert server.ask().code == code
+        assert server.runs == 1
 
 
 def test_a_repeat_hears_while_the_stream_runs_that_it_cannot_have_it_and_afterwards_has_it() -> None:
