@@ -212,7 +212,10 @@ def test_a_body_that_is_never_asked_for_is_not_read() -> None:
         assert source.left == b"book"
 
 
-def test_without_a_key_where_none_is_required_the_application_gets_the_servers_own_input() -> None:
+@pytest.mark.parametrize(
+    "policy", [{}, {"key_from": lambda request: request.headers.get("X-Event")}], ids=["header", "key_from"]
+)
+def test_without_a_key_where_none_is_required_the_application_gets_the_servers_own_input(policy: Any) -> None:
     seen: list[Any] = []
 
     def app(environ: Any, start: Any) -> Iterable[bytes]:
@@ -220,7 +223,7 @@ def test_without_a_key_where_none_is_required_the_application_gets_the_servers_o
         start("200 OK", [TEXT])
         return []
 
-    server = Harness(app, inner=False, outer=False, required=False)
+    server = Harness(app, inner=False, outer=False, required=False, **policy)
     source = Socket(b"book")
     server.ask(key=None, CONTENT_LENGTH="4", **{"wsgi.input": source})
     assert seen == [source]
