@@ -1,7 +1,9 @@
 """Records on a Redis or Valkey server: every process of many machines."""
 
 import math
+import os
 import secrets
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -97,6 +99,15 @@ class RedisStore:
         self._min_replicas = min_replicas
         self._replica_timeout = replica_timeout
         self._unheard: dict[bytes, Claim] = {}
+        if hasattr(os, "register_at_fork"):
+            me = weakref.ref(self)
+
+            def forget_the_parents() -> None:
+                # Under one of them, only one process may run.
+                if store := me():
+                    store._unheard = {}
+
+            os.register_at_fork(after_in_child=forget_the_parents)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._server.where}>"
@@ -149,12 +160,16 @@ class RedisStore:
         duration = _milliseconds(lease)
         calls = [Call(RENEW, self._key(claim), (claim.token, duration)) for claim in claims]
         # Nobody runs under these: given back, they do not keep their keys until their lease ends.
-        unheard = list(self._unheard.values())
-        calls += [self._release(claim) for claim in unheard]
-        if calls:
-            self._server.run_all(calls)
-        for claim in unheard:
-            self._unheard.pop(claim.record_id, None)
+        # Taken out first: whoever claims in this moment must not run under a claim that is given back.
+        unheard, self._unheard = self._unheard, {}
+        calls += [self._release(claim) for claim in unheard.values()]
+        try:
+            if calls:
+                self._server.run_all(calls)
+        except StoreUnavailable:
+            for claim in unheard.values():
+                self._remember_unheard(claim)
+            raise
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: the server expires records itself."""
