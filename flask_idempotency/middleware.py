@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from .engine.engine import Engine, Replay, Run
 from .engine.events import Observer
-from .engine.policy import Policy
+from .engine.policy import Policy, PolicyError
 from .engine.store import Store
 from .http.admission import ATTEMPT, admit, place_body
 from .http.exchange import Exchange
@@ -42,6 +42,8 @@ class IdempotencyMiddleware:
     ) -> None:
         self._app = app
         self._policy = Policy() if policy is None else policy
+        if isinstance(self._policy, Policy):
+            _check(self._policy)
         self._engine = Engine(store, observers=observers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -49,6 +51,8 @@ class IdempotencyMiddleware:
         policy = self._policy if isinstance(self._policy, Policy) else self._policy(environ)
         if policy is None or ATTEMPT in environ:
             return self._app(environ, start_response)
+        if policy is not self._policy:
+            _check(policy)
         if environ["REQUEST_METHOD"] not in policy.methods:
             if environ.get("PATH_INFO") == policy.docs_url and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
                 return answer(_request(environ), [Rules(policy)])(environ, start_response)
@@ -72,6 +76,13 @@ class IdempotencyMiddleware:
                 exchange = Exchange(attempt, self._engine, start_response, docs_url=docs_url)
                 return exchange.run(self._app, environ)
         return self._app(environ, start_response)
+
+
+def _check(policy: Policy) -> None:
+    # Taken for atomic, a lapsed request would run again even where the policy says refuse.
+    for option in ("atomic", "keep_request"):
+        if getattr(policy, option):
+            raise PolicyError(f"{option} needs the Flask extension: the middleware knows no session to join.")
 
 
 def _request(environ: WSGIEnvironment) -> Request:

@@ -173,6 +173,18 @@ def test_two_requests_one_after_the_other_on_one_connection(served: Served, key:
     assert (len(sockets) == 1) == (served.kind in KEEP_ALIVE)
 
 
+def test_a_refusal_of_a_body_that_nobody_read_leaves_the_connection_usable(served: Served, key: str) -> None:
+    if served.kind not in KEEP_ALIVE:
+        pytest.skip(f"{served.kind} closes it")
+    connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=20)
+    try:
+        for named, status in ((key * 100, 400), (key, 201)):
+            connection.request("POST", "/orders", b"x" * 30_000, {"Idempotency-Key": named})
+            assert hear(connection).status == status
+    finally:
+        connection.close()
+
+
 def test_two_requests_sent_at_once_are_two_requests(served: Served, key: str) -> None:
     """Whoever reads past the first body takes the second request for a part of it."""
     before = len(seen(served.server))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from typing import Any
+from wsgiref.validate import validator
 
 import pytest
 from flask import Flask, Response, request
@@ -13,6 +14,8 @@ from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
 from flask_idempotency.engine.attempt import Attempt
 from flask_idempotency.engine.clock import now
 from flask_idempotency.engine.events import Event, Outcome
+from flask_idempotency.engine.policy import PolicyError
+from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import MemoryStore
 from tests.wsgi.harness import TEXT, Harness
 
@@ -77,6 +80,45 @@ def test_a_policy_that_cannot_be_told_is_an_error_and_no_claim() -> None:
     with pytest.raises(KeyError):
         server.ask()
     assert server.runs == 0
+
+
+@pytest.mark.parametrize("option", ["atomic", "keep_request"])
+def test_options_that_only_the_extension_fulfils_are_errors_where_they_are_written(option: str) -> None:
+    policy = Policy(on_lapse="refuse", **{option: True})  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match=option):
+        IdempotencyMiddleware(hello, store=MemoryStore(), policy=policy)
+
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(app, store=MemoryStore(), policy=lambda environ: policy)
+
+    server = Harness(hello, middleware=middleware)
+    with pytest.raises(PolicyError, match=option):
+        server.ask()
+    assert server.runs == 0
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_where_the_store_cannot_be_reached_the_request_runs_whole_or_is_refused(size: int) -> None:
+    class Away(MemoryStore):
+        def claim(self, *arguments: Any, **options: Any) -> Any:
+            """See `Store.claim`."""
+            raise StoreUnavailable("away")
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        assert "flask_idempotency.attempt" not in environ
+        start("200 OK", [TEXT])
+        return [environ["wsgi.input"].read(size)]
+
+    for on_store_error in ("run", "refuse"):
+        policy = Policy(on_store_error=on_store_error)
+        made = IdempotencyMiddleware(validator(app), store=Away(), policy=policy)
+        server = Harness(app, middleware=lambda app, made=made: made)
+        answer = server.ask(body=b"x" * size)
+        if on_store_error == "run":
+            assert (answer.code, answer.body) == (200, b"x" * size)
+        else:
+            assert (answer.code, answer.problem) == (503, "store-unavailable")
+            assert int(dict(answer.headers)["Retry-After"]) > 0
 
 
 def test_the_application_finds_its_attempt_in_the_environ() -> None:
