@@ -38,6 +38,7 @@ class Exchange:
         self._held: list[bytes] = []  # what the application gave and the server has not seen
         self._held_bytes = 0
         self._recording = Recording(limit=self._policy.max_response_bytes)
+        self._tombstone = False  # it stands, and cannot be taken back
         self._fenced = False
         self._closed = False
 
@@ -67,8 +68,10 @@ class Exchange:
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
         if exc_info is not None and self._server_write is not None:
-            # Too late for another head: the server raises what exc_info holds.
-            return self._server_start(status, headers, exc_info)
+            # Too late for another head: the server raises what exc_info holds. One that has sent no byte yet takes it.
+            self._server_write = self._server_start(status, list(headers), exc_info)
+            self._head = status, headers
+            return self._write
         if self._head is not None and exc_info is None:
             raise AssertionError("start_response was called a second time, without exc_info")
         self._head = status, headers
@@ -171,8 +174,8 @@ class Exchange:
         if self._kept and not self._engine.begin_streaming(self._attempt):
             self._fenced = True
             return
-        if not self._kept:
-            self._attempt.state = State.STREAMING
+        self._tombstone = self._kept
+        self._attempt.state = State.STREAMING
         self._server_write = self._start_server()
         for data in self._held:
             self._send(data)
@@ -197,9 +200,9 @@ class Exchange:
             close()
 
     def _conclude(self, body: bytes | None) -> None:
-        if not self._kept:
+        if not self._kept and not self._tombstone:
             self._engine.release(self._attempt)
-        elif body is None:
+        elif not self._kept or body is None:
             self._engine.complete(self._attempt, None)
         else:
             self._engine.complete(self._attempt, keep(*self._known_head(), body, self._policy))

@@ -293,6 +293,27 @@ def test_an_error_head_that_is_kept_is_replayed_without_what_it_replaced() -> No
     assert (again.replayed, server.runs) == (True, 1)
 
 
+def test_an_error_head_that_the_server_still_takes_is_what_is_kept() -> None:
+    """A server sends no head before the first byte that is not empty: what a retry hears is what the client heard."""
+
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        start("200 OK", [TEXT])
+        yield b""
+        try:
+            raise Oops
+        except Oops:
+            start("500 Oops", [TEXT, ("X-Error", "1")], sys.exc_info())
+        yield b"sorry"
+
+    server = Harness(app, keep="all")
+    first, again = server.ask(), server.ask()
+    assert (first.status, first.body) == (again.status, again.body) == ("500 Oops", b"sorry")
+    assert again.headers[:-1] == first.headers
+    refused = Harness(app)
+    assert refused.ask().status == "500 Oops"
+    assert refused.ask().problem == "response-not-kept", "the tombstone that stood already"
+
+
 def test_an_error_head_after_the_head_was_sent_is_the_servers_to_raise() -> None:
     def app(environ: Any, start: Any) -> Iterable[bytes]:
         start("200 OK", [TEXT])
