@@ -165,7 +165,7 @@ class Exchange:
         """Let the response go, now that its end is written; or not, where that showed another attempt in its place."""
         if not written:
             return self._fence(chunks)
-        self._start_server()
+        self._server_write = self._start_server()
         if body is chunks or not hasattr(chunks, "close"):
             return body
         return ClosingIterator(body, lambda: self._close(chunks))

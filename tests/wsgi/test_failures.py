@@ -314,21 +314,25 @@ def test_an_error_head_that_the_server_still_takes_is_what_is_kept() -> None:
     assert refused.ask().problem == "response-not-kept", "the tombstone that stood already"
 
 
-def test_an_error_head_after_the_head_was_sent_is_the_servers_to_raise() -> None:
+@pytest.mark.parametrize("headers", [[TEXT], [TEXT, ("Content-Length", "100")], [TEXT, ("Content-Length", "4")]])
+def test_an_error_head_after_the_head_was_sent_is_the_servers_to_raise(headers: Any) -> None:
+    """Of unknown length, of one too large to keep, and longer than it says and than what is kept."""
+
     def app(environ: Any, start: Any) -> Iterable[bytes]:
-        start("200 OK", [TEXT])
-        yield b"x"
+        start("200 OK", headers)
+        yield b"x" * 60
         try:
             raise Oops
         except Oops:
             start("500 Oops", [TEXT], sys.exc_info())
         yield b"never"
 
-    server = Harness(app)
+    server = Harness(app, max_response_bytes=50)
     with pytest.raises(Oops):
         server.ask()
     assert server.log == ["start", "send"]
     assert server.ask().problem == "response-not-kept"
+    assert server.runs == 1
 
 
 def test_a_head_that_the_server_refuses_never_runs_again() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.wsgi.harness import TEXT, Answer, Harness
@@ -103,6 +103,7 @@ def heard(server: Harness) -> Answer | None:
         return None
 
 
+@settings(max_examples=300, deadline=None)
 @given(
     st.builds(
         Plan,
@@ -144,6 +145,7 @@ def test_a_client_hears_what_it_would_without_the_middleware_and_nothing_runs_tw
         assert again is None or not again.replayed
 
 
+@settings(max_examples=300, deadline=None)
 @given(CHUNKS, CHUNKS, CHUNKS, st.sampled_from(["none", "true"]), st.booleans())
 def test_an_error_head_takes_the_place_of_what_was_held_or_breaks_off_what_was_sent(
     written: list[bytes], yielded: list[bytes], page: list[bytes], length: str, kept: bool
