@@ -309,9 +309,15 @@ def test_an_error_head_that_the_server_still_takes_is_what_is_kept() -> None:
     first, again = server.ask(), server.ask()
     assert (first.status, first.body) == (again.status, again.body) == ("500 Oops", b"sorry")
     assert again.headers[:-1] == first.headers
-    refused = Harness(app)
+    outcomes: list[Outcome] = []
+
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(app, store=MemoryStore(), observers=[lambda event: outcomes.append(event.outcome)])
+
+    refused = Harness(app, middleware=middleware)
     assert refused.ask().status == "500 Oops"
-    assert refused.ask().problem == "response-not-kept", "the tombstone that stood already"
+    assert outcomes == [Outcome.CLAIMED, Outcome.RESPONSE_DROPPED], "the tombstone stood already, and no other attempt"
+    assert refused.ask().problem == "response-not-kept"
 
 
 @pytest.mark.parametrize("headers", [[TEXT], [TEXT, ("Content-Length", "100")], [TEXT, ("Content-Length", "4")]])
