@@ -16,6 +16,10 @@ logger = logging.getLogger("flask_idempotency")
 #: back, another process may take over what has lapsed meanwhile.
 _RETRY_EVERY = 0.2
 
+#: How long it sleeps when this process holds no claim, in seconds: a third of the usual lease, so that the usual claim
+#: does not wake it.
+_IDLE = 10.0
+
 
 @dataclass(slots=True)
 class _Beat:
@@ -116,7 +120,8 @@ class Heartbeat:
             before, self._pause = self._pause, float("inf")
             # Looked at after that: a claim that comes too late for this look finds its lease shorter, and wakes us.
             beats = list(self._beats.values())
-            self._pause = min((beat.lease / 3 for beat in beats), default=before)
+            # With nothing to renew, a haste that is over ends; a claim with a shorter lease wakes us again.
+            self._pause = min((beat.lease / 3 for beat in beats), default=max(before, _IDLE))
             if self._owed:
                 self._pause = min(self._pause, _RETRY_EVERY)
             pause = self._pause

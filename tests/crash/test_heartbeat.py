@@ -263,3 +263,10 @@ def test_a_forked_child_does_not_renew_its_parents_claims() -> None:
     heartbeat.forget(parents)
     os.close(reading)
     os.close(writing)
+
+
+def test_a_haste_that_is_over_ends() -> None:
+    heartbeat = Heartbeat()
+    heartbeat._pause = 0.2
+    heartbeat._tick()
+    assert heartbeat._pause >= 10
