@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .process_lock import ProcessLock
 from .records import Claim
 from .store import Store, StoreUnavailable
 
@@ -46,6 +47,7 @@ class Heartbeat:
     """
 
     def __init__(self) -> None:
+        self._starting = ProcessLock()
         self._forget_everything()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget_everything)
@@ -54,7 +56,6 @@ class Heartbeat:
         self._beats: dict[bytes, _Beat] = {}
         self._owed: dict[bytes, _Debt] = {}
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
         self._hurry = threading.Event()
         self._pause = float("inf")
         self._renewals_fail = False

@@ -4,10 +4,7 @@
 # redis-py declares some of its methods without types.
 
 import logging
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from redis.exceptions import (
     RedisClusterException,
 )
 
+from ..engine.process_lock import ProcessLock
 from ..engine.store import StoreUnavailable
 from .redis_eviction import warn_of_eviction
 from .redis_scripts import Script
@@ -71,20 +69,7 @@ class RedisServer:
         self._owned = owned
         self._client: Client | None = None
         self._looked_at_policy = False
-        self._renew_lock()
-        if hasattr(os, "register_at_fork"):
-            # A child must not inherit a lock that some thread of its parent held. The pools of redis-py notice a fork
-            # themselves.
-            me = weakref.ref(self)
-
-            def renew_lock() -> None:
-                if server := me():
-                    server._renew_lock()
-
-            os.register_at_fork(after_in_child=renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._opening = ProcessLock()  # the pools of redis-py notice a fork themselves
 
     def run(self, call: Call, *, replicas: int = 0, replica_timeout: float = 0.0) -> Reply:
         """Run a script: one round trip. With `replicas`, wait up to `replica_timeout` seconds until so many have it."""
@@ -118,7 +103,7 @@ class RedisServer:
 
     def close(self) -> None:
         """Close the connections. A client that was handed in stays open: it is its owner's."""
-        with self._lock:
+        with self._opening:
             client, self._client = self._client, None
         if client is not None and self._owned:
             client.close()
@@ -146,7 +131,7 @@ class RedisServer:
     def _open(self) -> Client:
         client = self._client
         if client is None:
-            with self._lock:
+            with self._opening:
                 client = self._client = self._client or self._connect()
         return client
 

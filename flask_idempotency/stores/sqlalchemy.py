@@ -2,13 +2,13 @@
 
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Self
 
 from ..engine import clock
+from ..engine.process_lock import ProcessLock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import StoreUnavailable
 
@@ -95,7 +95,7 @@ class SQLAlchemyStore:
         if self._engine is not None:
             statements_for(self._engine.dialect.name, TABLE_NAME, returning=True)  # refuses what it does not know
         self._unheard: dict[bytes, Claim] = {}
-        self._opening = threading.Lock()
+        self._opening = ProcessLock()
         self._ready_to_ask: tuple[Database, Statements] | None = None
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
@@ -248,7 +248,6 @@ class SQLAlchemyStore:
         # The connections are the parent's: the child forgets them, and must not say goodbye on them. So are the claims
         # that nobody heard of: under one of them, only one process may run.
         self._unheard = {}
-        self._opening = threading.Lock()
         self._ready_to_ask = None
         if self._engine is not None:
             self._engine.dispose(close=False)
@@ -257,14 +256,15 @@ class SQLAlchemyStore:
         if self._ready_to_ask is not None:
             return self._ready_to_ask
         # One thread makes the table. Where the database is silent, those behind it do not wait for one another.
-        if not self._opening.acquire(timeout=PATIENCE):
+        opening = self._opening.mine()
+        if not opening.acquire(timeout=PATIENCE):
             raise StoreUnavailable("the database has not answered in time")
         try:
             if self._ready_to_ask is None:
                 self._ready_to_ask = self._open()
             return self._ready_to_ask
         finally:
-            self._opening.release()
+            opening.release()
 
     def _open(self) -> tuple[Database, Statements]:
         if self._engine is None:

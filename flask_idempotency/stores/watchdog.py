@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from ..engine.process_lock import ProcessLock
+
 #: Seconds between two looks at who waits.
 _LOOK_EVERY = 0.2
 
@@ -18,7 +20,7 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._waiting: set[_Watched] = set()
         self._thread: threading.Thread | None = None
         if hasattr(os, "register_at_fork"):
@@ -44,7 +46,6 @@ class Watchdog:
                 self._waiting.discard(watched)
 
     def _begin_afresh(self) -> None:
-        self._lock = threading.Lock()
         self._waiting = set()
         self._thread = None
 
