@@ -11,7 +11,8 @@ from ..stores import open_store
 _PREFIX = "IDEMPOTENCY_"
 _STORE_URL = _PREFIX + "STORE_URL"
 _ENCRYPTION_KEYS = _PREFIX + "ENCRYPTION_KEYS"
-_OF_THE_STORE = {_STORE_URL, _ENCRYPTION_KEYS}
+_ENCRYPTION_ID_KEY = _PREFIX + "ENCRYPTION_ID_KEY"
+_OF_THE_STORE = {_STORE_URL, _ENCRYPTION_KEYS, _ENCRYPTION_ID_KEY}
 
 #: What holds the records unless the configuration says otherwise: a file in the application's instance folder.
 DEFAULT_STORE_URL = "sqlite:///idempotency.db"
@@ -29,10 +30,12 @@ def read_store(config: Mapping[str, Any], given: Store | None, *, directory: str
     """The store that was given, or that the configuration names; with encryption, where it has keys."""
     store = given or open_store(_read_store_url(config), directory=directory)
     if _ENCRYPTION_KEYS not in config:
+        if config.get(_ENCRYPTION_ID_KEY) is not None:
+            raise ValueError(f"{_ENCRYPTION_ID_KEY} needs {_ENCRYPTION_KEYS}, too: by itself it encrypts nothing.")
         return store
     from ..stores.encrypted import EncryptedStore
 
-    return EncryptedStore(store, config[_ENCRYPTION_KEYS])
+    return EncryptedStore(store, config[_ENCRYPTION_KEYS], id_key=config.get(_ENCRYPTION_ID_KEY))
 
 
 def _read_store_url(config: Mapping[str, Any]) -> str:

@@ -1,75 +1,11 @@
 """Encryption at rest: what a store keeps of responses is unreadable to whoever can read the store."""
 
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Self
+from dataclasses import replace
 
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import Store, StoreUnavailable
-
-try:
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
-except ImportError as error:
-    raise ImportError("EncryptedStore needs cryptography: pip install 'flask-idempotency[encryption]'") from error
-
-#: Bytes that name a key, in front of everything that was made with it.
-_NAME = 4
-
-#: Bytes of a nonce (NIST SP 800-38D, section 8.2.2: random ones, for fewer than 2**32 responses under one key).
-_NONCE = 12
-
-_SHORTEST_SECRET = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    name: bytes
-    seal: AESSIV
-    cipher: AESGCM
-
-    @classmethod
-    def of(cls, secret: str | bytes) -> Self:
-        raw = _bytes_of(secret)
-        return cls(
-            _derive(raw, b"name", _NAME),
-            AESSIV(_derive(raw, b"fingerprint", 64)),
-            AESGCM(_derive(raw, b"response", 32)),
-        )
-
-    def encrypt_fingerprint(self, fingerprint: bytes, record_id: bytes) -> bytes:
-        """The same for the same fingerprint of one record, since the store compares them (AES-SIV, RFC 5297)."""
-        return self.name + self.seal.encrypt(fingerprint, [record_id])
-
-    def decrypt_fingerprint(self, encrypted: bytes, record_id: bytes) -> bytes:
-        return self.seal.decrypt(encrypted[_NAME:], [record_id])
-
-    def encrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
-        nonce = os.urandom(_NONCE)
-        # Bound to its record: an answer that is moved to another record is none.
-        return StoredResponse(
-            "encrypted", (), self.name + nonce + self.cipher.encrypt(nonce, response.pack(), record_id)
-        )
-
-    def decrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
-        nonce, text = response.body[_NAME : _NAME + _NONCE], response.body[_NAME + _NONCE :]
-        return StoredResponse.unpack(self.cipher.decrypt(nonce, text, record_id))
-
-
-def _bytes_of(secret: str | bytes) -> bytes:
-    raw = secret.encode() if isinstance(secret, str) else secret
-    if len(raw) < _SHORTEST_SECRET:
-        raise ValueError(
-            f"An encryption key must be {_SHORTEST_SECRET} characters or more of chance, such as "
-            "secrets.token_urlsafe(32) gives."
-        )
-    return raw
-
-
-def _derive(raw: bytes, purpose: bytes, size: int) -> bytes:
-    return blake2b(raw[64:], key=raw[:64], digest_size=size, person=purpose).digest()
+from .cipher import Cipher, Undecipherable
 
 
 class EncryptedStore:
@@ -81,23 +17,26 @@ class EncryptedStore:
 
     Status, headers, body and fingerprint are encrypted (AES-256) and bound to their record: moved to another, they are
     corrupted. What is under an unknown key, or corrupted, raises `StoreUnavailable`, and the request does not run.
+    So does what was kept before there were keys: switch encryption on with a store that has no records that matter.
 
-    `id_key`: makes the identities of records unreadable, too. Without it they are plain digests of principal and key:
-    neither can be read from one, but whoever reads the store can test guesses, where principals and keys can be
-    guessed. With it they are keyed digests, and cannot be tested. It stays the same when `keys` rotate, since a record
-    under another identity is not found, and its request would run again: processes that share a store must have the
-    same one, and it may be set or changed only while the store has no records that matter. Should it leak, guesses can
-    be tested as without it; nothing can be decrypted with it.
+    What stays readable: when a record was claimed and expires, whether it is completed, how often it was taken over,
+    and how long its answer is; and its identity, a digest of principal and key.
+
+    `id_key` (`IDEMPOTENCY_ENCRYPTION_ID_KEY`): makes the identities of records unreadable, too. Without it they are
+    plain digests of principal and key: neither can be read from one, but whoever reads the store can test guesses,
+    where principals and keys can be guessed. With it they are keyed digests, and cannot be tested. It stays the same
+    when `keys` rotate, since a record under another identity is not found, and its request would run again: processes
+    that share a store must have the same one, and it may be set or changed only while the store has no records that
+    matter. Should it leak, guesses can be tested as without it; nothing can be decrypted with it.
+
+    What lies beside the store, in the application's own database (the proofs of atomic views, kept requests), is
+    encrypted under the same keys, by `cipher`. A store of yours that wraps this one must have that attribute, too.
     """
 
     def __init__(self, inner: Store, keys: Sequence[str | bytes], *, id_key: str | bytes | None = None) -> None:
-        if isinstance(keys, str | bytes) or not keys:
-            raise ValueError("EncryptedStore needs a list of one key or more; the first encrypts, all decrypt.")
         self._inner = inner
-        known = [_Key.of(secret) for secret in keys]
-        self._first = known[0]
-        self._by_name = {key.name: key for key in known}
-        self._id_key = None if id_key is None else _derive(_bytes_of(id_key), b"id key", 64)
+        #: What encrypts here, for what is kept elsewhere of the same operations.
+        self.cipher = Cipher(keys, id_key=id_key)
 
     def __repr__(self) -> str:
         return f"EncryptedStore({self._inner!r})"
@@ -106,8 +45,9 @@ class EncryptedStore:
         self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
     ) -> Claimed | InProgress | Completed:
         """See `Store.claim`."""
-        kept_as = RecordKey(self._kept_id(record.id))
-        encrypted = self._first.encrypt_fingerprint(fingerprint, record.id)
+        kept_as = RecordKey(self.cipher.kept_id(record.id))
+        # Alike, since the store compares them.
+        encrypted = self.cipher.encrypt_alike(fingerprint, record.id)
         while True:
             outcome = self._inner.claim(kept_as, encrypted, lease=lease, retention=retention, take_over=take_over)
             if isinstance(outcome, Claimed):
@@ -123,7 +63,7 @@ class EncryptedStore:
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        encrypted = response and self._first.encrypt(response, claim.record_id)
+        encrypted = response and self._encrypt(response, claim.record_id)
         return self._inner.complete(self._kept(claim), encrypted, retention=retention)
 
     def release(self, claim: Claim) -> bool:
@@ -143,28 +83,19 @@ class EncryptedStore:
         self._inner.close()
 
     def _kept(self, claim: Claim) -> Claim:
-        return replace(claim, record_id=self._kept_id(claim.record_id))
+        return replace(claim, record_id=self.cipher.kept_id(claim.record_id))
 
-    def _kept_id(self, record_id: bytes) -> bytes:
-        """Under what the inner store keeps the record."""
-        if self._id_key is None:
-            return record_id
-        return blake2b(record_id, key=self._id_key, digest_size=len(record_id)).digest()
-
-    def _key_of(self, made: bytes) -> _Key:
-        key = self._by_name.get(made[:_NAME])
-        if key is None:
-            raise StoreUnavailable("a record is not under any of the known encryption keys")
-        return key
+    def _encrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
+        return StoredResponse("encrypted", (), self.cipher.encrypt(response.pack(), record_id))
 
     def _decrypt_fingerprint(self, encrypted: bytes, record_id: bytes) -> bytes:
         try:
-            return self._key_of(encrypted).decrypt_fingerprint(encrypted, record_id)
-        except InvalidTag as error:
-            raise StoreUnavailable("a fingerprint cannot be decrypted") from error
+            return self.cipher.decrypt_alike(encrypted, record_id)
+        except Undecipherable as error:
+            raise StoreUnavailable(f"the fingerprint of a record is unreadable: {error}") from error
 
     def _decrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
         try:
-            return self._key_of(response.body).decrypt(response, record_id)
-        except (InvalidTag, ValueError) as error:
-            raise StoreUnavailable("a kept response cannot be decrypted") from error
+            return StoredResponse.unpack(self.cipher.decrypt(response.body, record_id))
+        except (Undecipherable, ValueError) as error:
+            raise StoreUnavailable(f"a kept response is unreadable: {error}") from error

@@ -118,5 +118,5 @@ def test_a_fingerprint_that_is_moved_to_another_record_refuses() -> None:
 def test_a_stranger_is_fenced_whatever_he_calls_the_record() -> None:
     store, record = EncryptedStore(MemoryStore(), [NEW], id_key=IDS), new_record()
     held = claim(store, record)
-    assert store.complete(Claim(store._kept_id(record.id), held.claim.token), RESPONSE, retention=DAY) is False
+    assert store.complete(Claim(store.cipher.kept_id(record.id), held.claim.token), RESPONSE, retention=DAY) is False
     assert store.complete(held.claim, RESPONSE, retention=DAY) is True
