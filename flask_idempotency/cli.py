@@ -1,7 +1,6 @@
 """`flask idempotency …`: what an operator does by hand, or by a timer."""
 
 import sys
-from collections import Counter
 
 import click
 from flask import current_app
@@ -16,15 +15,18 @@ def complete(limit: int) -> None:
     """Finish the work of requests that a crash interrupted and no client came back for.
 
     Needs the option keep_request. Each kept request enters the application again under its key, so that it hears the
-    kept answer, or runs. Exits with 1 where a request was answered with an error; it stays for the next time.
+    kept answer, or runs. Exits with 1 where one could not be finished; it stays for the next time, until its retention
+    is over.
     """
-    statuses = Counter(
-        status for _, status in current_app.extensions["idempotency"].request_keeping.complete(limit=limit)
-    )
-    in_progress = statuses.pop(409, 0)
-    done = sum(count for status, count in statuses.items() if 200 <= status < 300)
-    failed = {status: count for status, count in sorted(statuses.items()) if not 200 <= status < 300}
-    click.echo(f"{done} completed, {in_progress} in progress or refused, {sum(failed.values())} failed")
-    for status, count in failed.items():
-        click.echo(f"  {count} answered with {status}")
-    sys.exit(1 if failed else 0)
+    from .extension.request_keeping import DONE, UNPROTECTED, UNREADABLE, WAITING
+
+    fates = current_app.extensions["idempotency"].request_keeping.complete(limit=limit)
+    done, waiting = fates.pop(DONE, 0), fates.pop(WAITING, 0)
+    click.echo(f"{done} completed, {waiting} in progress or refused, {fates.total()} failed")
+    said = {
+        UNREADABLE: "cannot be read: is a key missing from IDEMPOTENCY_ENCRYPTION_KEYS?",
+        UNPROTECTED: "not worked on: no key is in force for its view any more",
+    }
+    for fate, count in sorted(fates.items(), key=str):
+        click.echo(f"  {count} {said.get(fate, f'answered with {fate}')}")
+    sys.exit(1 if fates else 0)

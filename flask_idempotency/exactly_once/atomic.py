@@ -1,17 +1,24 @@
 """Runs a view so that its rows and its answer commit together, or not at all."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..engine.attempt import Attempt
 from ..engine.records import StoredResponse
+from .at_rest import AtRest, Unreadable
 from .joined import OuterTransaction, Sessions
 from .proofs import Proof, Proofs, proof_table
+from .tables import make_table
+
+if TYPE_CHECKING:
+    from ..stores.cipher import Cipher
 
 logger = logging.getLogger("flask_idempotency")
 
@@ -29,6 +36,11 @@ _SQLITE_CODES = {5, 6}
 
 class TransactionConflict(Exception):
     """The transaction met another's and was undone. Nothing was done; the same request may be sent again."""
+
+
+class DoneOrNot(Exception):
+    """Whether the operation was done cannot be found out now. The claim must lapse, so that whoever comes next looks
+    for the proof before anything runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +79,22 @@ class AtomicRunner:
 
         `response_of` says of an answer whether it is kept, and what is (None: a tombstone). An answer that is not
         kept, and an exception, undo everything. Raises `TransactionConflict` where the policy does not run the view
-        again, or has as often as it may; the driver's error where the database is lost and did not commit.
+        again, or has as often as it may; the driver's error where the database is lost and did not commit; `DoneOrNot`
+        where it cannot say, or the proof is unreadable.
         """
-        self._make_ready()
+        self._make_ready(attempt)
         if attempt.lapsed and (proof := self._find(attempt)) is not None:
             return DoneBefore(proof)
         reruns = MAX_RERUNS if attempt.policy.on_conflict == "rerun" else 0
         while True:
+            outer = OuterTransaction(self._sessions, self._engine)
             try:
-                return self._run_once(attempt, view, response_of)
+                return self._run_once(outer, attempt, view, response_of)
             except DBAPIError as error:
-                proof = self._find(attempt) if _says_nothing_of_the_outcome(error) else None
-                if proof is not None:
+                may_be_done = isinstance(error, IntegrityError) or (outer.commit_sent and error.connection_invalidated)
+                if may_be_done and (proof := self._find(attempt)) is not None:
                     return DoneBefore(proof)
-                if not _is_conflict(error):
+                if not _is_conflict(error) and not self._expired_proof_stood_in_the_way(attempt, error):
                     raise
                 if not reruns:
                     raise TransactionConflict from error
@@ -89,11 +103,11 @@ class AtomicRunner:
 
     def _run_once(
         self,
+        outer: OuterTransaction,
         attempt: Attempt,
         view: Callable[[], Answer],
         response_of: Callable[[Answer], tuple[bool, StoredResponse | None]],
     ) -> Done[Answer]:
-        outer = OuterTransaction(self._sessions, self._engine)
         outer.begin()
         try:
             answer = view()
@@ -118,8 +132,20 @@ class AtomicRunner:
         return Done(answer, committed=kept)
 
     def _find(self, attempt: Attempt) -> Proof | None:
-        with self._engine.connect() as connection:
-            return self._proofs.find(connection, attempt.claim.record_id)
+        try:
+            with self._engine.connect() as connection:
+                return self._proofs.find(connection, attempt.claim.record_id)
+        except Unreadable as error:
+            raise DoneOrNot(str(error)) from error
+        except DBAPIError as error:
+            raise DoneOrNot(_say(error)) from error
+
+    def _expired_proof_stood_in_the_way(self, attempt: Attempt, error: DBAPIError) -> bool:
+        """Whether the key is free again, and only nobody had swept up the proof yet. It is gone now."""
+        if not isinstance(error, IntegrityError):
+            return False
+        with self._engine.begin() as connection:
+            return self._proofs.drop_expired(connection, attempt.claim.record_id)
 
     def _sweep(self) -> None:
         try:
@@ -128,25 +154,27 @@ class AtomicRunner:
         except DBAPIError:
             logger.debug("Proofs could not be swept; the next request tries again.")
 
-    def _make_ready(self) -> None:
+    def _make_ready(self, attempt: Attempt) -> None:
         """Make the table where the application's migrations have not."""
-        if not self._ready:
-            try:
-                self._proofs.table.create(self._engine, checkfirst=True)
-            except DBAPIError:
-                # Another process was first, or may make tables and we may not: then the look below decides.
-                self._proofs.table.create(self._engine, checkfirst=True)
-            self._ready = True
+        if self._ready:
+            return
+        try:
+            make_table(self._proofs.table, self._engine)
+        except DBAPIError as error:
+            if attempt.lapsed:  # its holder may have committed, and that could not be looked for
+                raise DoneOrNot(_say(error)) from error
+            raise
+        self._ready = True
 
 
-def runner_for(sessions: Sessions, engine: Engine, metadata: MetaData) -> AtomicRunner:
-    """A runner whose table of proofs is part of `metadata`."""
-    return AtomicRunner(sessions, engine, Proofs(proof_table(metadata)))
+def runner_for(sessions: Sessions, engine: Engine, metadata: MetaData, cipher: Cipher | None) -> AtomicRunner:
+    """A runner whose table of proofs is part of `metadata`; with `cipher`, encrypted."""
+    return AtomicRunner(sessions, engine, Proofs(proof_table(metadata), AtRest(b"proof", cipher)))
 
 
-def _says_nothing_of_the_outcome(error: DBAPIError) -> bool:
-    """Whether another attempt may have committed in spite of it, or this one: a row was there, or a reply got lost."""
-    return isinstance(error, IntegrityError) or error.connection_invalidated
+def _say(error: DBAPIError) -> str:
+    # The driver's own text may hold parameters: only its kind is told.
+    return f"the database could not be asked ({type(error.orig).__name__})"
 
 
 def _is_conflict(error: DBAPIError) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -28,14 +28,18 @@ class OuterTransaction:
         self._engine = engine
         self._joined: list[tuple[Session, Any]] = []
         self._isolation_level: Any = None
+        #: From here on, a lost connection does not tell what stands.
+        self.commit_sent = False
 
     def begin(self) -> None:
         """Open the transaction and let the request's sessions join it.
 
         What was left uncommitted in the request's session by earlier hooks is committed first: it is not the work of
-        the view, and a transaction that has begun cannot become part of another.
+        the view, and a transaction that has begun cannot become part of another. Raises `RuntimeError` where the
+        engine has no transactions.
         """
         _follow(self._sessions)
+        _guard(self._engine)
         if self._sessions.registry.has():
             self._sessions.commit()
         self.connection = self._engine.connect()
@@ -52,8 +56,12 @@ class OuterTransaction:
             self.join(self._sessions())
 
     def leave(self) -> None:
-        """Let the sessions go. What they have not committed is undone, as it would be without us."""
-        _current.reset(self._reset)
+        """Let the sessions go. What they have not committed is undone, as it would be without us.
+
+        Where that fails for one of them, it raises, and can be called again for the rest.
+        """
+        if _current.get() is self:
+            _current.reset(self._reset)
         while self._joined:
             session, mode = self._joined.pop()
             try:
@@ -64,6 +72,7 @@ class OuterTransaction:
 
     def commit(self) -> None:
         """Commit, after the sessions were let go."""
+        self.commit_sent = True
         try:
             self._transaction.commit()
         finally:
@@ -72,8 +81,7 @@ class OuterTransaction:
     def roll_back(self) -> None:
         """Undo everything. Does not raise: where the database is lost, it undoes by itself."""
         try:
-            if _current.get() is self:
-                self.leave()
+            self._leave_for_sure()
             self._transaction.rollback()
         except SQLAlchemyError:
             self.connection.invalidate()
@@ -82,6 +90,8 @@ class OuterTransaction:
 
     def join(self, session: Session) -> None:
         """Let `session` work on our connection wherever it would have worked on our engine."""
+        if any(session is joined for joined, _ in self._joined):
+            return
         choose = session.get_bind
 
         def get_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
@@ -92,6 +102,15 @@ class OuterTransaction:
         session.get_bind = get_bind  # type: ignore[method-assign]
         session.join_transaction_mode = "create_savepoint"
 
+    def _leave_for_sure(self) -> None:
+        for _ in range(len(self._joined)):
+            try:
+                self.leave()
+                return
+            except SQLAlchemyError:
+                continue
+        self.leave()
+
     def _close(self) -> None:
         if self._isolation_level is not None and not self.connection.invalidated:
             driver = self.connection.connection.dbapi_connection
@@ -100,27 +119,59 @@ class OuterTransaction:
         self.connection.close()
 
     def _turn_off_driver_transactions(self) -> None:
-        # Else the driver would end our transaction before statements that it thinks need it.
+        driver = self.connection.connection.dbapi_connection
+        assert driver is not None
         if self._engine.dialect.name == "sqlite":
-            driver = self.connection.connection.dbapi_connection
-            assert driver is not None
+            # Else the driver would end our transaction before statements that it thinks need it.
             if driver.isolation_level is not None:
                 self._isolation_level, driver.isolation_level = driver.isolation_level, None
+        elif _commits_by_itself(driver):
+            raise RuntimeError("Atomic views need an engine with transactions, and this one is at AUTOCOMMIT.")
+
+
+class _FollowedRegistry:
+    """A registry of sessions, all of which join the current transaction, however they came to be."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._registry = sessions.registry
+
+    def __call__(self) -> Session:
+        session: Session = self._registry()
+        self._join(session)
+        return session
+
+    def set(self, session: Session) -> None:
+        self._registry.set(session)
+        self._join(session)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    def _join(self, session: Session) -> None:
+        outer = _current.get()
+        if outer is not None and outer._sessions is self._sessions:
+            outer.join(session)
 
 
 def _follow(sessions: Sessions) -> None:
     """See to it that sessions made later join, too. Once for each registry."""
-    registry = sessions.registry
-    make: Callable[..., Session] = registry.createfunc
-    if getattr(make, "joins", False):
-        return
+    if not isinstance(sessions.registry, _FollowedRegistry):
+        sessions.registry = _FollowedRegistry(sessions)  # type: ignore[assignment]
 
-    def make_joined(*args: Any, **kwargs: Any) -> Session:
-        session = make(*args, **kwargs)
-        outer = _current.get()
-        if outer is not None and outer._sessions is sessions:
-            outer.join(session)
-        return session
 
-    make_joined.joins = True  # type: ignore[attr-defined]
-    registry.createfunc = make_joined
+def _guard(engine: Engine) -> None:
+    """See to it that a view that commits the connection itself, instead of the session, is stopped before it does."""
+    if not event.contains(engine, "commit", _refuse_commit_of_view):
+        event.listen(engine, "commit", _refuse_commit_of_view)
+
+
+def _refuse_commit_of_view(connection: Connection) -> None:
+    outer = _current.get()
+    if outer is not None and outer.connection is connection:  # ours comes after the view is left
+        raise RuntimeError("An atomic view must not commit its connection; its session may commit at any time.")
+
+
+def _commits_by_itself(driver: Any) -> bool:
+    ask: Callable[[], object] | None = getattr(driver, "get_autocommit", None)
+    return bool(ask() if ask else getattr(driver, "autocommit", False))

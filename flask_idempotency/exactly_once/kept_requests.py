@@ -1,16 +1,20 @@
-"""Requests that are kept while they are worked on, so that the work of a crash can be finished without the client."""
+"""Requests that are kept while they are worked on, so that the work of a crash can be finished without the client.
+
+Where the store encrypts, they are encrypted under the same keys, and bound to their operation. Readable stay the
+identity, the times, and how long the request is.
+"""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Column, Double, Engine, LargeBinary, MetaData, String, Table, Text, delete, insert, select
-from sqlalchemy.dialects import mysql
+from sqlalchemy import Column, Double, Engine, MetaData, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..engine import clock
-from .proofs import digest_type
+from ..engine.records import RecordKey
+from .at_rest import AtRest, Unreadable
+from .tables import bytes_type, digest_type, discreet, make_table
 
 TABLE_NAME = "idempotency_requests"
 
@@ -19,101 +23,121 @@ TABLE_NAME = "idempotency_requests"
 class KeptRequest:
     """A request as it is kept: without credentials. `context`: what the application said of it, for later."""
 
-    record_id: bytes
     key: str
     principal: bytes
     method: str
+    scheme: str
     script_name: str
     path: str
     query: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
     context: Any
-    kept_at: float
+
+    def pack(self) -> bytes:
+        """One value for the table; `unpack` is its inverse. Raises `TypeError` where `context` is not JSON."""
+        head = (
+            self.key,
+            self.principal.hex(),
+            self.method,
+            self.scheme,
+            self.script_name,
+            self.path,
+            self.query,
+            self.headers,
+            self.context,
+        )
+        return json.dumps(head).encode() + b"\n" + self.body
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """Raises `ValueError` where `packed` did not come from `pack`."""
+        head, _, body = packed.partition(b"\n")
+        try:
+            key, principal, method, scheme, script_name, path, query, headers, context = json.loads(head)
+            named = tuple((name, value) for name, value in headers)
+            return cls(key, bytes.fromhex(principal), method, scheme, script_name, path, query, named, body, context)
+        except (TypeError, ValueError) as error:
+            raise ValueError("not a packed request") from error
 
 
 def request_table(metadata: MetaData) -> Table:
     """The table of kept requests. In the application's metadata, so that its migrations see it."""
     if TABLE_NAME in metadata.tables:
         return metadata.tables[TABLE_NAME]
-    long_bytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
     return Table(
         TABLE_NAME,
         metadata,
-        Column("record_id", digest_type(), primary_key=True),
-        Column("idempotency_key", String(255), nullable=False),
-        Column("principal", digest_type(), nullable=False),
-        Column("method", String(20), nullable=False),
-        Column("script_name", Text, nullable=False),
-        Column("path", Text, nullable=False),
-        Column("query", Text, nullable=False),
-        Column("headers", Text, nullable=False),
-        Column("body", long_bytes, nullable=False),
-        Column("context", Text, nullable=False),
-        Column("kept_at", Double, nullable=False, index=True),
+        Column("record_id", digest_type(16), primary_key=True),
+        Column("request", bytes_type(), nullable=False),
+        Column("due_at", Double, nullable=False, index=True),  # epoch seconds; not worked on before
+        Column("expires_at", Double, nullable=False, index=True),  # epoch seconds; not worked on after
     )
 
 
 class KeptRequests:
     """Keeps requests in one database, each in a transaction of its own."""
 
-    def __init__(self, engine: Engine, table: Table) -> None:
+    def __init__(self, engine: Engine, table: Table, at_rest: AtRest) -> None:
         self._engine = engine
         self._table = table
-        table.create(engine, checkfirst=True)
+        self._at_rest = at_rest
+        make_table(table, engine)
 
-    def keep(self, request: KeptRequest) -> None:
-        """Keep a request. One that is kept already, by an attempt that died, stays as it is."""
-        values: Mapping[str, Any] = {
-            "record_id": request.record_id,
-            "idempotency_key": request.key,
-            "principal": request.principal,
-            "method": request.method,
-            "script_name": request.script_name,
-            "path": request.path,
-            "query": request.query,
-            "headers": json.dumps(request.headers),
-            "body": request.body,
-            "context": json.dumps(request.context),
-            "kept_at": request.kept_at,
+    def keep(self, request: KeptRequest, record_id: bytes, *, due_in: float, expires_in: float) -> None:
+        """Keep a request, in the place of one that an attempt that died has left. Times in seconds."""
+        table, row_id, now = self._table, self._at_rest.id_of(record_id), clock.now()
+        values = {
+            "request": self._at_rest.write(request.pack(), row_id),
+            "due_at": now + due_in,
+            "expires_at": now + expires_in,
         }
         try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(self._table).values(values))
+            with discreet(), self._engine.begin() as connection:
+                connection.execute(insert(table).values(record_id=row_id, **values))
         except IntegrityError:
-            if self.find(request.record_id) is None:
-                raise
+            with discreet(), self._engine.begin() as connection:
+                connection.execute(update(table).where(table.c.record_id == row_id).values(values))
 
     def forget(self, record_id: bytes) -> None:
         """Forget a request: it has been answered."""
-        with self._engine.begin() as connection:
-            connection.execute(delete(self._table).where(self._table.c.record_id == record_id))
+        self.forget_row(self._at_rest.id_of(record_id))
 
-    def find(self, record_id: bytes) -> KeptRequest | None:
-        """The kept request of this operation."""
-        with self._engine.connect() as connection:
-            row = connection.execute(select(self._table).where(self._table.c.record_id == record_id)).one_or_none()
-        return None if row is None else _read(row._mapping)
-
-    def older_than(self, seconds: float, *, limit: int) -> list[KeptRequest]:
-        """Up to `limit` requests that were kept at least so many seconds ago, the oldest first."""
+    def forget_row(self, row_id: bytes) -> None:
+        """Forget the request of this row."""
         table = self._table
-        query = select(table).where(table.c.kept_at <= clock.now() - seconds).order_by(table.c.kept_at).limit(limit)
+        with self._engine.begin() as connection:
+            connection.execute(delete(table).where(table.c.record_id == row_id))
+
+    def forget_expired(self) -> int:
+        """Forget what can no longer be finished, since its key may be new again by now; returns how many."""
+        with self._engine.begin() as connection:
+            return connection.execute(delete(self._table).where(self._table.c.expires_at <= clock.now())).rowcount
+
+    def due(self, *, limit: int) -> list[bytes]:
+        """The rows of up to `limit` requests that may be worked on, those that have been due for longest first."""
+        table, now = self._table, clock.now()
+        query = select(table.c.record_id).where(table.c.due_at <= now, table.c.expires_at > now)
         with self._engine.connect() as connection:
-            return [_read(row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(table.c.due_at).limit(limit)).scalars()
+            return [bytes(row_id) for row_id in rows]
 
+    def take(self, row_id: bytes, *, due_in: float) -> KeptRequest | None:
+        """The request of this row, None where it was forgotten meanwhile. It is due again in so many seconds.
 
-def _read(row: Mapping[Any, Any]) -> KeptRequest:
-    return KeptRequest(
-        record_id=bytes(row["record_id"]),
-        key=row["idempotency_key"],
-        principal=bytes(row["principal"]),
-        method=row["method"],
-        script_name=row["script_name"],
-        path=row["path"],
-        query=row["query"],
-        headers=tuple((name, value) for name, value in json.loads(row["headers"])),
-        body=bytes(row["body"]),
-        context=json.loads(row["context"]),
-        kept_at=row["kept_at"],
-    )
+        So that others come first the next time, where it fails again and again. Raises `Unreadable`.
+        """
+        table, now = self._table, clock.now()
+        here = (table.c.record_id == row_id) & (table.c.expires_at > now)
+        with self._engine.begin() as connection:
+            connection.execute(update(table).where(here).values(due_at=now + due_in))
+            row = connection.execute(select(table.c.request).where(here)).one_or_none()
+        if row is None:
+            return None
+        try:
+            request = KeptRequest.unpack(self._at_rest.read(bytes(row[0]), row_id))
+        except ValueError as error:
+            raise Unreadable("a kept request is unreadable") from error
+        if self._at_rest.id_of(RecordKey.of(request.principal, request.key).id) != row_id:
+            raise Unreadable("a kept request is another's")
+        return request

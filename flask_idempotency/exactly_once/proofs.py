@@ -4,6 +4,9 @@ The heartbeat renews the claim in the store while the handler runs, so the row t
 writes must be another: under REPEATABLE READ or SERIALIZABLE, completing a row that was renewed meanwhile would abort
 that transaction. The proof is only ever inserted. Its primary key lets one attempt commit, whichever comes first, and
 turns every other back, whatever the leases, the clocks and the store say.
+
+Where the store encrypts, fingerprint and answer are encrypted as they are there, and bound to the operation that they
+prove. Readable stay the identity, when the proof expires, whether it has an answer, and how long that is.
 """
 
 from dataclasses import dataclass
@@ -12,18 +15,17 @@ from sqlalchemy import (
     Column,
     Connection,
     Double,
-    LargeBinary,
     MetaData,
     Table,
     delete,
     insert,
     select,
 )
-from sqlalchemy.dialects import mysql
-from sqlalchemy.types import TypeEngine
 
 from ..engine import clock
 from ..engine.records import StoredResponse
+from .at_rest import AtRest, Unreadable
+from .tables import bytes_type, digest_type, discreet
 
 #: Expired proofs deleted with each new one: more than one, so that they become fewer.
 _SWEEP = 3
@@ -39,11 +41,6 @@ class Proof:
     response: StoredResponse | None
 
 
-def digest_type() -> TypeEngine[bytes]:
-    """The column type of a digest of 16 bytes; a plain BLOB cannot be a key on MariaDB."""
-    return LargeBinary(16).with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
-
-
 def proof_table(metadata: MetaData) -> Table:
     """The table of proofs. In the application's metadata, so that its migrations see it."""
     if TABLE_NAME in metadata.tables:
@@ -51,9 +48,9 @@ def proof_table(metadata: MetaData) -> Table:
     return Table(
         TABLE_NAME,
         metadata,
-        Column("record_id", digest_type(), primary_key=True),
-        Column("fingerprint", digest_type(), nullable=False),
-        Column("response", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
+        Column("record_id", digest_type(16), primary_key=True),
+        Column("fingerprint", digest_type(64), nullable=False),
+        Column("response", bytes_type()),
         Column("expires_at", Double, nullable=False, index=True),
     )
 
@@ -61,8 +58,9 @@ def proof_table(metadata: MetaData) -> Table:
 class Proofs:
     """Reads and writes proofs on connections that the caller gives."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, at_rest: AtRest) -> None:
         self.table = table
+        self._at_rest = at_rest
 
     def add(
         self,
@@ -73,30 +71,47 @@ class Proofs:
         *,
         retention: float,
     ) -> None:
-        """Write the proof. Raises SQLAlchemy's `IntegrityError` where another attempt has written one."""
-        now = clock.now()
-        table = self.table
-        connection.execute(delete(table).where(table.c.record_id == record_id, table.c.expires_at <= now))
-        connection.execute(
-            insert(table).values(
-                record_id=record_id,
-                fingerprint=fingerprint,
-                response=response and response.pack(),
-                expires_at=now + retention,
-            )
-        )
+        """Write the proof. Raises SQLAlchemy's `IntegrityError` where another attempt has written one.
+
+        One insert and nothing else: under REPEATABLE READ, looking for an expired proof first would lock the gap where
+        it is not on MariaDB, and strangers that insert there would deadlock.
+        """
+        row_id, write = self._at_rest.id_of(record_id), self._at_rest.write
+        values = {
+            "record_id": row_id,
+            "fingerprint": write(fingerprint, row_id),
+            "response": response and write(response.pack(), row_id),
+            "expires_at": clock.now() + retention,
+        }
+        with discreet():
+            connection.execute(insert(self.table).values(values))
 
     def find(self, connection: Connection, record_id: bytes) -> Proof | None:
-        """The proof that the operation was done; None where there is none, or its retention is over."""
-        table = self.table
+        """The proof that the operation was done; None where there is none, or its retention is over.
+
+        Raises `Unreadable` where there is one that does not say what was done.
+        """
+        table, row_id, read = self.table, self._at_rest.id_of(record_id), self._at_rest.read
         row = connection.execute(
             select(table.c.fingerprint, table.c.response).where(
-                table.c.record_id == record_id, table.c.expires_at > clock.now()
+                table.c.record_id == row_id, table.c.expires_at > clock.now()
             )
         ).one_or_none()
         if row is None:
             return None
-        return Proof(bytes(row[0]), None if row[1] is None else StoredResponse.unpack(bytes(row[1])))
+        fingerprint = read(bytes(row[0]), row_id)
+        if row[1] is None:
+            return Proof(fingerprint, None)
+        try:
+            return Proof(fingerprint, StoredResponse.unpack(read(bytes(row[1]), row_id)))
+        except ValueError as error:
+            raise Unreadable("the answer of a proof is unreadable") from error
+
+    def drop_expired(self, connection: Connection, record_id: bytes) -> bool:
+        """Delete the proof of this operation if its retention is over; whether there was one."""
+        table, row_id = self.table, self._at_rest.id_of(record_id)
+        over = (table.c.record_id == row_id) & (table.c.expires_at <= clock.now())
+        return connection.execute(delete(table).where(over)).rowcount > 0
 
     def sweep(self, connection: Connection) -> None:
         """Delete a few proofs whose retention is over. For a transaction of its own: it may wait for others."""

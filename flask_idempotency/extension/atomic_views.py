@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,13 @@ from .passage import Passage, kept_response, take_whole
 if TYPE_CHECKING:
     from ..exactly_once.atomic import AtomicRunner, DoneBefore
 
+logger = logging.getLogger("flask_idempotency")
+
 #: Seconds after which a client may try again when its transaction met another's.
 _CONFLICT_RETRY_AFTER = 1
+
+#: Seconds after which a client may try again when nobody can say whether the view was done.
+_UNKNOWN_RETRY_AFTER = 5
 
 
 class AtomicViews:
@@ -44,7 +50,7 @@ class AtomicViews:
         self, passage: Passage, attempt: Attempt, view: Callable[[], Any], rewind: Callable[[], object]
     ) -> Response:
         """What the view answers, or what an earlier attempt has. Raises an HTTPException with a problem in it."""
-        from ..exactly_once.atomic import Done, TransactionConflict
+        from ..exactly_once.atomic import Done, DoneOrNot, TransactionConflict
 
         policy = attempt.policy
 
@@ -61,19 +67,29 @@ class AtomicViews:
             )
         except TransactionConflict as conflict:
             raise self._refusal(attempt, "transaction-conflict", _CONFLICT_RETRY_AFTER) from conflict
+        except DoneOrNot as error:
+            logger.warning("Whether an atomic view was done could not be found out: %s", error)
+            # Not given back: under a claim that lapsed, the next attempt looks for the proof before the view runs.
+            self._engine.abandon(attempt)
+            raise self._refusal(attempt, "store-unavailable", _UNKNOWN_RETRY_AFTER) from error
         if isinstance(outcome, Done):
             passage.committed = outcome.committed
             return outcome.answer
-        return self._answer_of(outcome, attempt)
+        return self._answer_of(outcome, passage, attempt)
 
-    def _answer_of(self, before: DoneBefore, attempt: Attempt) -> Response:
-        """Answer with what an earlier attempt has committed, and complete the record that it could not."""
+    def _answer_of(self, before: DoneBefore, passage: Passage, attempt: Attempt) -> Response:
+        """Answer with what an earlier attempt has committed.
+
+        The record that it could not complete is completed after the request, as is that of a view that ran: only then
+        has the answer what the hooks of the view's blueprint make of it.
+        """
         proof = before.proof
         if proof.fingerprint != attempt.fingerprint:
             raise self._refusal(attempt, "idempotency-key-reused")
-        self._engine.complete(attempt, proof.response)
         if proof.response is None:
+            self._engine.complete(attempt, None)
             raise self._refusal(attempt, "response-not-kept")
+        passage.committed, passage.committed_response = True, proof.response
         return self._replay(proof.response)
 
     def _refusal(self, attempt: Attempt, slug: str, retry_after: int | None = None) -> HTTPException:

@@ -10,28 +10,37 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, MetaData
     from sqlalchemy.orm import scoped_session
 
+    from ..stores.cipher import Cipher
+
 
 class Database(NamedTuple):
-    """Where the application's sessions work, and the metadata that its tables are in."""
+    """Where the application's sessions work, the metadata that its tables are in, and what encrypts ours in there."""
 
     sessions: scoped_session[Any]
     engine: Engine
     metadata: MetaData
+    cipher: Cipher | None
 
 
 def database_of(app: Flask, sessions: Any) -> Database:
     """The database of these sessions, or of Flask-SQLAlchemy. Raises `RuntimeError` where there is neither."""
     from sqlalchemy import Engine, MetaData
+    from sqlalchemy.exc import UnboundExecutionError
 
+    # That of the store: what is kept of one operation is as readable in one place as in the other.
+    cipher = getattr(app.extensions["idempotency"].engine.store, "cipher", None)
     if sessions is not None:
-        engine = sessions.get_bind()
+        try:
+            engine = sessions.get_bind()
+        except UnboundExecutionError:
+            engine = None
         if not isinstance(engine, Engine):
             raise RuntimeError("Idempotency(session=…) needs sessions that are bound to an Engine.")
-        return Database(sessions, engine, MetaData())
+        return Database(sessions, engine, MetaData(), cipher)
     db = app.extensions.get("sqlalchemy")
     if db is None:
         raise RuntimeError(
             "The options atomic and keep_request need Flask-SQLAlchemy on the app, or Idempotency(session=…) with a "
             "scoped_session."
         )
-    return Database(db.session, db.engine, db.metadata)
+    return Database(db.session, db.engine, db.metadata, cipher)

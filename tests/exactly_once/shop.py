@@ -21,6 +21,7 @@ class Shop:
         store: Store,
         *,
         engine_options: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
         fresh: bool = True,
         **policy: Any,
     ) -> None:
@@ -37,6 +38,7 @@ class Shop:
         self.Order: Any = Order
         self.app = Flask(__name__)
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SQLALCHEMY_ENGINE_OPTIONS=engine_options or {})
+        self.app.config.update(config or {})
         self.idempotency = Idempotency(self.app, store=store, policy=Policy(**({"atomic": True} | policy)))
         db.init_app(self.app)
         with self.app.app_context():

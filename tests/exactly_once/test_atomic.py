@@ -8,23 +8,11 @@ import pytest
 from flask import abort
 from sqlalchemy import event, text
 
-from flask_idempotency.engine.records import Claim, StoredResponse
-from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import MemoryStore
+from tests.exactly_once.dying import DyingStore
 from tests.exactly_once.shop import Shop
 
 KEY = {"Idempotency-Key": "order-1"}
-
-
-class DyingStore(MemoryStore):
-    """A store that, once told to, loses what is to be completed: as if the process had died before it."""
-
-    dead = False
-
-    def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
-        if self.dead:
-            raise StoreUnavailable("dead")
-        return super().complete(claim, response, retention=retention)
 
 
 @pytest.fixture
@@ -159,9 +147,7 @@ def test_a_process_that_died_after_the_commit_is_answered_for(
     client = serve(shop, view)
     store.dead = True
     assert client.post("/orders", headers=KEY).json == {"run": 1}
-    forget_the_claims_of_this_process()
-    store.dead = False
-    let_the_lease_end(store)
+    store.die()
     again = client.post("/orders", headers=KEY)
     assert (again.status_code, again.json, again.headers["Idempotent-Replayed"]) == (201, {"run": 1}, "true")
     assert shop.items() == ["book"]
@@ -181,7 +167,7 @@ def test_of_two_attempts_that_both_run_one_commits_and_both_hear_its_answer(
         if len(runs) == 1:
             # This holder is thought dead, and another attempt runs and commits meanwhile.
             shop.db.session.rollback()
-            let_the_lease_end(store)
+            store.let_leases_end()
             with ThreadPoolExecutor(1) as elsewhere:
                 other = elsewhere.submit(lambda: shop.app.test_client().post("/orders", headers=KEY).json)
             assert other.result() == {"run": 2}
@@ -314,20 +300,6 @@ def test_atomic_without_a_database_says_what_is_missing() -> None:
     app.add_url_rule("/orders", "orders", lambda: "ok", methods=["POST"])
     with pytest.raises(RuntimeError, match="Flask-SQLAlchemy"):
         app.test_client().post("/orders", headers=KEY)
-
-
-def let_the_lease_end(store: MemoryStore) -> None:
-    """Make every claim lapse, as if its process had died a while ago."""
-    for record in store._records.values():
-        if record.lease_ends is not None:
-            record.lease_ends = 0.0
-
-
-def forget_the_claims_of_this_process() -> None:
-    """End the heartbeat of all claims, as the death of the process does."""
-    from flask_idempotency.engine.heartbeat import heartbeat
-
-    heartbeat._beats.clear()
 
 
 def wait_for_two_renewals(store: MemoryStore) -> bool:

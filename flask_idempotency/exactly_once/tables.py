@@ -1,0 +1,38 @@
+"""Tables of ours in the application's database."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, LargeBinary, Table
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+
+def digest_type(size: int) -> TypeEngine[bytes]:
+    """The column type of a digest of up to `size` bytes; a plain BLOB cannot be a key on MariaDB."""
+    return LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
+
+
+def bytes_type() -> TypeEngine[bytes]:
+    """The column type of bytes of any number."""
+    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+def make_table(table: Table, engine: Engine) -> None:
+    """Make the table where it is missing, since the application's migrations have not."""
+    try:
+        table.create(engine, checkfirst=True)
+    except DBAPIError:
+        # Another process made it in the same moment; else this raises again.
+        table.create(engine, checkfirst=True)
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Keep what is written out of the text of errors, and so out of the application's log."""
+    try:
+        yield
+    except DBAPIError as error:
+        error.hide_parameters = True
+        raise

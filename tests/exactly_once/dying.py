@@ -1,0 +1,35 @@
+"""What a process leaves that died between its commit and the end of its record, without the death."""
+
+from flask_idempotency.engine.heartbeat import heartbeat
+from flask_idempotency.engine.records import Claim, StoredResponse
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores import MemoryStore
+
+
+class DyingStore(MemoryStore):
+    """A store that, while `dead`, loses what is to be completed for good: as if the process had died before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = False
+        self._lost: set[bytes] = set()
+
+    def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
+        if self.dead:
+            self._lost.add(claim.token)
+        if claim.token in self._lost:
+            raise StoreUnavailable("dead")
+        return super().complete(claim, response, retention=retention)
+
+    def die(self) -> None:
+        """Let the process be dead for as long as its leases last; then another asks."""
+        heartbeat._owed.clear()
+        heartbeat._beats.clear()
+        self.dead = False
+        self.let_leases_end()
+
+    def let_leases_end(self) -> None:
+        """Make every claim lapse."""
+        for record in self._records.values():
+            if record.lease_ends is not None:
+                record.lease_ends = 0.0
