@@ -34,6 +34,8 @@ def may_ask_again(status: int) -> bool:
 
 def asks_again(answer: A, content_of: Callable[[A], bytes | None]) -> bool:
     """Whether the request should be sent again. A 409 tells by its content."""
+    if answer.headers.get("Idempotent-Replayed") == "true":
+        return False  # it says the same for as long as the server keeps it
     if answer.status_code != 409:
         return answer.status_code in _AGAIN
     problem = _problem_type(answer.headers, lambda: content_of(answer))

@@ -165,6 +165,18 @@ def test_any_other_conflict_is_the_last_word(conflict: Canned, client: Client, t
     assert len(till.seen) == 1
 
 
+@pytest.mark.parametrize("status", [409, 500, 503])
+def test_a_replayed_failure_is_the_last_word_since_it_will_not_change(
+    status: int, client: Client, till: Till, server: Running
+) -> None:
+    till.canned.append(Canned(status, (("Idempotent-Replayed", "true"), ("Retry-After", "0"))))
+
+    answer = client.send("POST", server.url + "/pay")
+
+    assert answer.status_code == status
+    assert len(till.seen) == 1
+
+
 def test_after_the_last_attempt_the_caller_gets_the_answer(client: Client, till: Till, server: Running) -> None:
     till.canned.extend([Canned(503, body=b"busy"), Canned(503, body=b"still busy")] * 2)
 

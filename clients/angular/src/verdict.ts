@@ -15,8 +15,9 @@ export function judge(error: unknown): Observable<Verdict> {
   if (error.status === 0) return of({ again: true, asked: 0 });
   const asked = retryAfter(error.headers.get('Retry-After'), error.headers.get('Date'));
   const replayed = isReplay(error);
+  const saysWhen = error.headers.has('Retry-After');
   return typeOfProblem(error).pipe(
-    map((problemType) => ({ again: asksAgain(error.status, { problemType, replayed }), asked })),
+    map((problemType) => ({ again: asksAgain(error.status, { problemType, replayed, saysWhen }), asked })),
   );
 }
 

@@ -273,6 +273,16 @@ describe('another attempt', () => {
     expect(told.error).toMatchObject({ status: 409 });
   });
 
+  it('follows any other conflict that says when to come back', () => {
+    configure();
+    const told = heard(http.post('/payments', null));
+    refuse(attempt(), 409, { 'Retry-After': '3' }, 'busy');
+    vi.advanceTimersByTime(3_000);
+    attempt().flush('1');
+
+    expect(told.done).toBe(true);
+  });
+
   it('does not follow a conflict whose answer is no problem document', () => {
     configure();
     const told = heard(http.post('/payments', null));

@@ -177,9 +177,13 @@ export function keyHeader(key: string, policy: RetryPolicy): string;
 export function retryPolicy(options?: RetryOptions): RetryPolicy;
 
 /**
- * Whether an answer asks to be asked again. `problemType`: the `type` of the problem document, which a 409 tells by.
+ * Whether an answer asks to be asked again. A 409 tells by `problemType`, the `type` of its problem document, and
+ * by `saysWhen`, whether it has a `Retry-After`.
  */
-export function asksAgain(status: number, about?: { problemType?: string; replayed?: boolean }): boolean;
+export function asksAgain(
+  status: number,
+  about?: { problemType?: string; replayed?: boolean; saysWhen?: boolean },
+): boolean;
 
 /** The `type` of a problem document (RFC 9457), given as its text or parsed; empty where it is none. */
 export function problemType(document: unknown): string;

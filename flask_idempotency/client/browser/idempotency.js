@@ -7,6 +7,9 @@ export const IDEMPOTENT_METHODS = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DEL
 /** Answers after which another attempt may fare better. A 409 needs a closer look. */
 const AGAIN = new Set([425, 429, 500, 502, 503, 504]);
 
+/** The refusals of a flask_idempotency server that come with a 409 and are its last word. */
+const FINAL = ["outcome-unknown", "response-not-kept"];
+
 const DEFAULTS = Object.freeze({
   attempts: 5,
   deadline: 60_000,
@@ -71,10 +74,13 @@ export function keyHeader(key, policy) {
   return policy.quoted ? `"${key}"` : key;
 }
 
-export function asksAgain(status, { problemType = "", replayed = false } = {}) {
+export function asksAgain(status, { problemType = "", replayed = false, saysWhen = false } = {}) {
   // A replay says the same for as long as the server keeps it.
   if (replayed) return false;
-  return status === 409 ? problemType.endsWith("request-in-progress") : AGAIN.has(status);
+  if (status !== 409) return AGAIN.has(status);
+  if (problemType.endsWith("request-in-progress")) return true;
+  // Any other conflict is the application's word, unless it says when to come back.
+  return saysWhen && !FINAL.some((slug) => problemType.endsWith(slug));
 }
 
 export function retryAfter(value, date = null) {
@@ -257,7 +263,8 @@ export function createFetch(options = {}) {
       const { response, error } = outcome;
       if (response === undefined && signal.aborted) throw signal.reason;
       const replayed = response?.headers.get("Idempotent-Replayed") === "true";
-      const again = response === undefined || asksAgain(response.status, { replayed, ...outcome });
+      const saysWhen = response?.headers.has("Retry-After");
+      const again = response === undefined || asksAgain(response.status, { replayed, saysWhen, ...outcome });
       const asked = retryAfter(response?.headers.get("Retry-After"), response?.headers.get("Date"));
       const elapsed = performance.now() - began;
       const wait = again ? nextWait(policy, { number, elapsed, asked }) : null;

@@ -76,17 +76,33 @@ def test_an_answer_that_is_final_is_not_asked_again(page: Page, till: Till, stat
     assert len(till.seen) == 1
 
 
-def test_a_conflict_with_a_request_in_flight_is_asked_again(page: Page, till: Till) -> None:
-    till.canned.append(Canned.problem(409, "request-in-progress", ("Retry-After", "0")))
+@pytest.mark.parametrize(
+    "in_flight",
+    [
+        Canned.problem(409, "request-in-progress"),
+        Canned.problem(409, "request-in-progress", ("Retry-After", "0")),
+        Canned(409, (("Retry-After", "0"),)),
+    ],
+)
+def test_a_conflict_with_a_request_in_flight_is_asked_again(page: Page, till: Till, in_flight: Canned) -> None:
+    till.canned.append(in_flight)
 
     assert pay(page)["status"] == 201
     assert len(set(till.keys)) == 1
     assert len(till.seen) == 2
 
 
-@pytest.mark.parametrize("slug", ["outcome-unknown", "response-not-kept", "claim-fenced", "already-paid"])
-def test_any_other_conflict_is_final(page: Page, till: Till, slug: str) -> None:
-    till.canned.append(Canned.problem(409, slug))
+@pytest.mark.parametrize(
+    ("slug", "more"),
+    [
+        ("outcome-unknown", (("Retry-After", "0"),)),
+        ("response-not-kept", (("Retry-After", "0"),)),
+        ("claim-fenced", ()),
+        ("already-paid", ()),
+    ],
+)
+def test_any_other_conflict_is_final(page: Page, till: Till, slug: str, more: tuple[tuple[str, str], ...]) -> None:
+    till.canned.append(Canned.problem(409, slug, *more))
 
     told = pay(page)
 
