@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterable
 from functools import partial
@@ -32,8 +33,9 @@ try:
 except ImportError as error:
     raise ImportError("SQLAlchemyStore needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
-from .sqlalchemy_database import PATIENCE, Database, make_engine
+from .sqlalchemy_database import PATIENCE, Answer, Database, make_engine
 from .sqlalchemy_dialects import Statements, statements_for
+from .sqlalchemy_unsynced import UnsyncedClaims
 
 TABLE_NAME = "idempotency_records"
 
@@ -79,6 +81,11 @@ class SQLAlchemyStore:
     that poolers in transaction mode serve (PgBouncer). One that is handed in keeps its own time-outs; those of MariaDB
     and MySQL have none unless `connect_args` sets `read_timeout`. Purging needs MariaDB 10.6 or MySQL 8.0.
 
+    On PostgreSQL, a claim waits for the disk only with `on_lapse="refuse"`; a completion always does. So a crash of the
+    server (not one of the application) may take with it the claims of its last 0.6 s. What ran under them is completed
+    nevertheless. But a client that asks again after such a crash, before the first run has ended, is not known from a
+    new one: where that must not be, say `on_lapse="refuse"`.
+
     A database that fails over to an asynchronous replica may lose the newest claims and completions, as it may lose the
     application's own rows.
     """
@@ -95,6 +102,7 @@ class SQLAlchemyStore:
         if self._engine is not None:
             statements_for(self._engine.dialect.name, TABLE_NAME, returning=True)  # refuses what it does not know
         self._unheard: dict[bytes, Claim] = {}
+        self._unsynced = UnsyncedClaims()
         self._opening = ProcessLock()
         self._ready_to_ask: tuple[Database, Statements] | None = None
         if hasattr(os, "register_at_fork"):
@@ -124,34 +132,50 @@ class SQLAlchemyStore:
         database, statements = self._ready()
         # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
         claim = self._unheard.pop(record.id, None) or Claim(record.id, secrets.token_bytes(16))
+        unsynced = statements.claim_unsynced if take_over else None
+        asked = time.monotonic()
         values = {
             "id": record.id,
             "fingerprint": fingerprint,
             "token": claim.token,
-            "lease": lease,
-            "longest": max(lease, retention),
+            "lease": float(lease),
+            "longest": float(max(lease, retention)),
             "take_over": take_over,
         }
         try:
             while True:
-                found = self._one(database, statements.claim, **values)
+                found = self._run(database, unsynced or statements.claim, values).row
                 if found is None:
-                    found = self._one(database, statements.find, id=record.id)
+                    found = self._run(database, statements.find, {"id": record.id}).row
                 if found is None:
                     continue  # it went since
-                if bytes(found.token) == claim.token and found.lease_ends is not None:
-                    return Claimed(claim, lapsed=found.number > 1, number=found.number)
-                standing = _read(found)
-                if not _lapsed_since(standing, fingerprint, take_over):
-                    return standing
+                token, of, number, lease_ends, response, now = found
+                if bytes(token) == claim.token and lease_ends is not None:
+                    if unsynced is not None:
+                        self._unsynced.remember(claim, fingerprint, number, asked=asked, lease=lease)
+                    return Claimed(claim, lapsed=number > 1, number=number)
+                if lease_ends is None:
+                    return Completed(bytes(of), _unpack(response))
+                left = lease_ends - now
+                if left <= 0 and take_over and bytes(of) == fingerprint:
+                    continue  # it lapsed between the claim and the look at what stood in its way
+                return InProgress(bytes(of), clock.now() + left, lapsed=left <= 0)
         except StoreUnavailable:
             self._remember_unheard(claim)
             raise
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        database, _ = self._ready()
-        return database.ask(lambda connection: self.complete_on(connection, claim, response, retention=retention))
+        database, statements = self._ready()
+        values = _completion(claim, response, retention)
+        done = self._run(database, statements.complete, values).changed == 1
+        if not done and statements.restore is not None:
+            lost = self._unsynced.lost(claim, trouble=database.trouble)
+            if lost is not None:
+                values |= {"fingerprint": lost.fingerprint, "number": lost.number}
+                done = self._run(database, statements.restore, values).changed == 1
+        self._unsynced.forget(claim)
+        return done
 
     def complete_on(
         self, connection: Connection, claim: Claim, response: StoredResponse | None, *, retention: float
@@ -159,30 +183,20 @@ class SQLAlchemyStore:
         """`complete` as a part of the caller's own transaction on `connection`."""
         _, statements = self._ready()
         statement = text(statements.complete).bindparams(bindparam("response", type_=LargeBinary))
-        values = {
-            "id": claim.record_id,
-            "token": claim.token,
-            "retention": retention,
-            "response": response and response.pack(),
-        }
-        return self._execute(statement, values, connection) == 1
+        done = self._execute(statement, _completion(claim, response, retention), connection) == 1
+        # Where the claim was lost, nothing is: the caller's transaction is undone, and the request runs again.
+        self._unsynced.forget(claim)
+        return done
 
     def release(self, claim: Claim) -> bool:
         """See `Store.release`."""
         database, statements = self._ready()
-        tries: list[None] = []
-
-        def release(connection: Connection) -> bool:
-            tries.append(None)
-            values = {"id": claim.record_id, "token": claim.token}
-            if self._execute(text(statements.release), values, connection) == 1:
-                return True
-            if len(tries) == 1:
-                return False
-            # Sent again since its reply was lost, it finds what it did itself: the record is gone.
-            return connection.execute(text(statements.find), self._with_clock({"id": claim.record_id})).first() is None
-
-        return database.ask(release)
+        self._unsynced.forget(claim)
+        released = self._run(database, statements.release, {"id": claim.record_id, "token": claim.token})
+        if released.changed == 1 or released.tries == 1:
+            return released.changed == 1
+        # Sent again since its reply was lost, it finds what it did itself: the record is gone.
+        return self._run(database, statements.find, {"id": claim.record_id}).row is None
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
@@ -190,6 +204,7 @@ class SQLAlchemyStore:
         if held or self._unheard:
             database, statements = self._ready()
             renew = text(statements.renew).bindparams(_LIST_OF_IDS, bindparam("tokens", expanding=True))
+            asked = time.monotonic()
             for start in range(0, len(held), _AT_ONCE):
                 some = held[start : start + _AT_ONCE]
                 values = {
@@ -198,6 +213,7 @@ class SQLAlchemyStore:
                     "lease": lease,
                 }
                 database.ask(partial(self._execute, renew, values))
+            self._unsynced.prolong(held, asked=asked, lease=lease)
             self._give_back_unheard()
 
     def purge(self, *, limit: int) -> int:
@@ -205,7 +221,7 @@ class SQLAlchemyStore:
         database, statements = self._ready()
         values = {"limit": limit}
         if statements.over is None:
-            return database.ask(lambda connection: self._execute(text(statements.purge), values, connection))
+            return self._run(database, statements.purge, values).changed
         over, delete = text(statements.over), text(statements.purge).bindparams(_LIST_OF_IDS)
 
         def purge(connection: Connection) -> int:
@@ -248,6 +264,7 @@ class SQLAlchemyStore:
         # The connections are the parent's: the child forgets them, and must not say goodbye on them. So are the claims
         # that nobody heard of: under one of them, only one process may run.
         self._unheard = {}
+        self._unsynced = UnsyncedClaims()
         self._ready_to_ask = None
         if self._engine is not None:
             self._engine.dispose(close=False)
@@ -294,12 +311,8 @@ class SQLAlchemyStore:
 
         database.ask(make)
 
-    def _one(self, database: Database, statement: str, **values: Any) -> Any:
-        def ask(connection: Connection) -> Any:
-            result = connection.execute(text(statement), self._with_clock(values))
-            return result.first() if result.returns_rows else None
-
-        return database.ask(ask)
+    def _run(self, database: Database, statement: str, values: dict[str, Any]) -> Answer:
+        return database.run(statement, self._with_clock(values))
 
     def _execute(self, statement: TextClause, values: dict[str, Any], connection: Connection) -> int:
         """How many rows it changed."""
@@ -309,17 +322,13 @@ class SQLAlchemyStore:
         return {**values, "now": clock.now()} if self._own_clock else values
 
 
-def _read(found: Any) -> InProgress | Completed:
-    fingerprint = bytes(found.fingerprint)
-    if found.lease_ends is None:
-        return Completed(fingerprint, _unpack(found.response))
-    left = found.lease_ends - found.now
-    return InProgress(fingerprint, clock.now() + left, lapsed=left <= 0)
-
-
-def _lapsed_since(standing: InProgress | Completed, fingerprint: bytes, take_over: bool) -> bool:
-    """Whether the lease ended between the claim and the look at what stood in its way: then it is claimed again."""
-    return isinstance(standing, InProgress) and standing.lapsed and take_over and standing.fingerprint == fingerprint
+def _completion(claim: Claim, response: StoredResponse | None, retention: float) -> dict[str, Any]:
+    return {
+        "id": claim.record_id,
+        "token": claim.token,
+        "retention": float(retention),
+        "response": response and response.pack(),
+    }
 
 
 def _unpack(response: bytes | None) -> StoredResponse | None:

@@ -3,8 +3,9 @@
 import inspect
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -14,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..engine.store import StoreUnavailable
+from .sqlalchemy_call import Call
 from .watchdog import watchdog
 
 T = TypeVar("T")
@@ -89,6 +91,15 @@ def _read_committed(connection: Any, record: object) -> None:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
+@dataclass(slots=True)
+class Answer:
+    """What a statement returned, its first row; or how many rows it changed. And how often it was sent."""
+
+    row: Any
+    changed: int
+    tries: int = 1
+
+
 class Database:
     """One engine, and the patience with which it is asked."""
 
@@ -101,7 +112,27 @@ class Database:
         self.engine = engine
         self._ours = engine.get_execution_options().get(_OURS, False)
         self._mysql = engine.dialect.name in ("mysql", "mariadb")
+        #: When it last was in trouble, by this process's monotonic clock.
+        self.trouble = float("-inf")
+        self._calls: dict[str, Call] = {}
         self._autocommit = engine if self._ours else engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def run(self, statement: str, values: Mapping[str, Any]) -> Answer:
+        """Run one statement like `ask`."""
+        call = self._calls.get(statement)
+        if call is None:
+            call = self._calls[statement] = Call.of(statement, self.engine.dialect)
+        tries = 0
+
+        def run(connection: Connection) -> Answer:
+            nonlocal tries
+            tries += 1
+            result = connection.exec_driver_sql(call.sql, call.parameters(values))
+            if result.returns_rows:
+                return Answer(result.first(), 0, tries)
+            return Answer(None, result.rowcount, tries)
+
+        return self.ask(run)
 
     def ask(self, act: Callable[[Connection], T]) -> T:
         """Run one statement, which must recognise itself when it is sent again, in a transaction of its own."""
@@ -140,6 +171,7 @@ class Database:
             try:
                 return run(act)
             except DBAPIError as error:
+                self.trouble = time.monotonic()
                 # Where its words are logged, they must not have keys and bodies in them.
                 error.hide_parameters = True
                 late = time.monotonic() - started >= PATIENCE

@@ -11,10 +11,10 @@ the claim was late, not lost, and must not touch what is kept.
 from dataclasses import dataclass
 
 # The moment of the call, not of the transaction.
-_POSTGRESQL_NOW = "extract(epoch FROM clock_timestamp())::double precision"
+_POSTGRESQL_NOW = "date_part('epoch', clock_timestamp())"
 
 # The same for the whole statement, without which no index would be used.
-_POSTGRESQL_STABLE_NOW = "extract(epoch FROM statement_timestamp())::double precision"
+_POSTGRESQL_STABLE_NOW = "date_part('epoch', statement_timestamp())"
 
 # In UTC, whatever the session's time zone makes of local time.
 _MYSQL_NOW = "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1000000e0)"
@@ -27,27 +27,54 @@ INSERT INTO {table} {alias} (id, fingerprint, token, number, lease_ends, expires
 VALUES (:id, :fingerprint, :token, 1, {now} + :lease, {now} + :longest)
 """
 
-_TAKE = """
+# What may be claimed though it is there: what is over, what is this very claim, and what lapsed.
+_FREE = """
+    found.expires_at <= {now} OR (found.token = :token AND found.lease_ends IS NOT NULL)
+    OR (:take_over AND found.lease_ends <= {now} AND found.fingerprint = :fingerprint)
+"""
+
+_TAKE = f"""
 ON CONFLICT (id) DO UPDATE SET
     number = CASE WHEN found.token = :token THEN found.number
-                  WHEN found.expires_at <= {now} THEN 1 ELSE found.number + 1 END,
+                  WHEN found.expires_at <= {{now}} THEN 1 ELSE found.number + 1 END,
     fingerprint = excluded.fingerprint, token = excluded.token, response = NULL,
     lease_ends = excluded.lease_ends, expires_at = excluded.expires_at
-WHERE found.expires_at <= {now} OR (found.token = :token AND found.lease_ends IS NOT NULL)
-    OR (:take_over AND found.lease_ends <= {now} AND found.fingerprint = excluded.fingerprint)
+WHERE {_FREE}
 """
 
 _COLUMNS = "token, fingerprint, number, lease_ends, response, {now} AS now"
 
 _FIND = f"SELECT {_COLUMNS} FROM {{table}} WHERE id = :id"
 
-# One round trip for every decision. What stands is seen as of the statement's begin: where another came first since
-# then, there is no row at all, and the claim is sent again.
+# One round trip for every decision, and what stands is only read: a replay writes and locks nothing. It is seen as of
+# the statement's begin. Where another came first since then, there is no row at all, and it is looked up.
 _POSTGRESQL_CLAIM = f"""
-WITH claimed AS ({_INSERT} {_TAKE} RETURNING {_COLUMNS})
-SELECT * FROM claimed
-UNION ALL
-SELECT {_COLUMNS} FROM {{table}} WHERE id = :id AND NOT EXISTS (SELECT FROM claimed)
+WITH standing AS (
+    SELECT {_COLUMNS} FROM {{table}} AS found WHERE id = :id AND ({_FREE}) IS NOT TRUE
+), claimed AS (
+    INSERT INTO {{table}} AS found (id, fingerprint, token, number, lease_ends, expires_at)
+    SELECT CAST(:id AS bytea), CAST(:fingerprint AS bytea), CAST(:token AS bytea), 1,
+        {{now}} + CAST(:lease AS double precision), {{now}} + CAST(:longest AS double precision)
+    {{durability}} WHERE NOT EXISTS (SELECT FROM standing)
+    {_TAKE} RETURNING {_COLUMNS}
+)
+SELECT * FROM standing UNION ALL SELECT * FROM claimed
+"""
+
+# For the transaction of a claim alone, and only where one is made: its commit does not wait for the disk, nor for a
+# standby. Everybody sees the claim at once nevertheless. Its completion waits, and whatever is on the disk is there
+# with all that came before it: never a completion without its claim. What a crash of the server takes with it are
+# claims of its last moments (thrice `wal_writer_delay`: 0.6 s), which their completions find out: see `_RESTORE`.
+_POSTGRESQL_UNSYNCED = "FROM set_config('synchronous_commit', 'off', true)"
+
+# A completion whose claim a crash of the server took with it: it claims and completes at once what it could claim now.
+_RESTORE = """
+INSERT INTO {table} AS found (id, fingerprint, token, number, lease_ends, expires_at, response)
+VALUES (:id, :fingerprint, :token, :number, NULL, {now} + :retention, :response)
+ON CONFLICT (id) DO UPDATE SET
+    fingerprint = excluded.fingerprint, token = excluded.token, number = excluded.number, lease_ends = NULL,
+    expires_at = excluded.expires_at, response = excluded.response
+WHERE found.expires_at <= {now} OR (found.lease_ends <= {now} AND found.fingerprint = excluded.fingerprint)
 """
 
 _SQLITE_CLAIM = f"{_INSERT} {_TAKE} RETURNING {_COLUMNS}"
@@ -107,6 +134,8 @@ class Statements:
     """The statements for one kind of database."""
 
     claim: str
+    claim_unsynced: str | None  # one that may be lost if the server crashes; None where there is no such choice
+    restore: str | None  # completes what was lost so
     find: str
     complete: str
     release: str
@@ -119,7 +148,7 @@ class Statements:
 def statements_for(dialect: str, table: str, *, returning: bool) -> Statements:
     """The statements for SQLAlchemy's `dialect`; `returning`: whether its INSERT can return rows."""
     if dialect == "postgresql":
-        return _fill(_POSTGRESQL_NOW, table, "AS found", claim=_POSTGRESQL_CLAIM, purge=_POSTGRESQL_PURGE)
+        return _fill(_POSTGRESQL_NOW, table, "AS found", claim=_POSTGRESQL_CLAIM, purge=_POSTGRESQL_PURGE, lossy=True)
     if dialect == "sqlite":
         return _fill(_SQLITE_NOW, table, "AS found", claim=_SQLITE_CLAIM, purge=_SQLITE_PURGE, own_clock=True)
     if dialect in ("mysql", "mariadb"):
@@ -137,12 +166,15 @@ def _fill(
     purge: str,
     over: str | None = None,
     own_clock: bool = False,
+    lossy: bool = False,
 ) -> Statements:
-    def fill(text: str) -> str:
-        return text.format(now=now, table=table, alias=alias)
+    def fill(text: str, durability: str = "") -> str:
+        return text.format(now=now, table=table, alias=alias, durability=durability)
 
     return Statements(
         claim=fill(claim),
+        claim_unsynced=fill(claim, _POSTGRESQL_UNSYNCED) if lossy else None,
+        restore=fill(_RESTORE) if lossy else None,
         find=fill(_FIND),
         complete=fill(_COMPLETE),
         release=fill(_RELEASE),

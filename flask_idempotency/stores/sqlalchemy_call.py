@@ -1,0 +1,25 @@
+"""A statement in the words of its driver."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sqlalchemy import Dialect, text
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What SQLAlchemy would send. Compiled once: `text` is looked at anew each time it is executed."""
+
+    sql: str
+    order: tuple[str, ...] | None  # of positional parameters; None where they have names
+
+    @classmethod
+    def of(cls, statement: str, dialect: Dialect) -> Self:
+        """`statement`, whose parameters are written `:name`, for the driver of `dialect`."""
+        compiled: Any = text(statement).compile(dialect=dialect)
+        return cls(compiled.string, tuple(compiled.positiontup) if compiled.positional else None)
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        """`values` as the driver takes them."""
+        return values if self.order is None else tuple(values[name] for name in self.order)
