@@ -152,6 +152,14 @@ class StoreContract:
         assert isinstance(outcome, Claimed)
         assert (outcome.number, outcome.lapsed) == (1, False)
 
+    def test_a_claim_that_was_given_back_cannot_be_again(self, store: Store, record: RecordKey) -> None:
+        claim = self.must_claim(store, record)
+        assert store.release(claim) is True
+        assert store.release(claim) is False
+        self.must_claim(store, record)
+        assert store.release(claim) is False
+        assert isinstance(self.claim(store, record), InProgress)
+
     def test_a_stranger_cannot_release(self, store: Store, record: RecordKey) -> None:
         self.must_claim(store, record)
         assert store.release(Claim(record.id, b"x" * 16)) is False
