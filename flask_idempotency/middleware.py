@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from werkzeug import Request, Response
+from werkzeug import Request
 from werkzeug.exceptions import HTTPException
 
 from .engine.engine import Engine, Replay, Run
@@ -58,23 +58,25 @@ class IdempotencyMiddleware:
                 return answer(_request(environ), [Rules(policy)])(environ, start_response)
             return self._app(environ, start_response)
         body = place_body(environ, policy)
+        if body is None and not policy.required:
+            return self._app(environ, start_response)
         try:
             decision = admit(environ, body, request=lambda: _request(environ), engine=self._engine, policy=policy)
             if body is not None and not isinstance(decision, Replay | Problem):
                 body.rewind()
         except HTTPException as error:  # what `key_from` raised about the request
             return error.get_response(environ)(environ, start_response)
-        docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)
         match decision:
+            case Run(attempt) if attempt is not None:
+                environ[ATTEMPT] = attempt
+                return Exchange(attempt, self._engine, start_response).run(self._app, environ)
             case Replay(kept):
                 start_response(kept.status, replay_headers(kept))
                 return [kept.body] if kept.body else []
             case Problem():
-                return _refusal(decision, docs_url)(environ, start_response)
-            case Run(attempt) if attempt is not None:
-                environ[ATTEMPT] = attempt
-                exchange = Exchange(attempt, self._engine, start_response, docs_url=docs_url)
-                return exchange.run(self._app, environ)
+                docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)
+                start_response(decision.status_line, decision.headers(docs_url))
+                return [] if environ["REQUEST_METHOD"] == "HEAD" else [decision.body]
         return self._app(environ, start_response)
 
 
@@ -88,7 +90,3 @@ def _check(policy: Policy) -> None:
 def _request(environ: WSGIEnvironment) -> Request:
     # Not populated: the application makes its own request of this environ.
     return Request(environ, populate_request=False)
-
-
-def _refusal(problem: Problem, docs_url: str | None) -> Response:
-    return Response(problem.body(), status=problem.status, headers=problem.headers(docs_url))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from . import clock
 from .attempt import Attempt, State
@@ -38,6 +39,9 @@ class Refusal(StrEnum):
     STORE_UNAVAILABLE = "store-unavailable"
 
 
+_TOLD_AS = {refusal: Outcome(refusal.value) for refusal in Refusal}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The handler runs, under this attempt; unprotected where it is None (the store failed and the policy says run)."""
@@ -65,7 +69,7 @@ class Engine:
 
     def __init__(self, store: Store, *, observers: Iterable[Observer] = ()) -> None:
         self.store = store
-        self._observers = tuple(observers)
+        self._observers = [(observer, getattr(observer, "hears", None)) for observer in observers]
         self._waiting = WaitingRoom()
         self._claims_since_sweep = 0
 
@@ -113,21 +117,21 @@ class Engine:
         """
         attempt.state = State.DONE
         outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
-        return self._finish(attempt, lambda: self._keep(attempt, response), outcome)
+        return self._finish(attempt, self._keeping(attempt, response), outcome)
 
     def begin_streaming(self, attempt: Attempt) -> bool:
         """Leave a tombstone before the first byte of a streamed response; False where the claim was fenced.
 
         `complete` follows once the response ended whole; else the tombstone stays.
         """
-        kept = self._finish(attempt, lambda: self._keep(attempt, None))
+        kept = self._finish(attempt, self._keeping(attempt, None))
         attempt.state = State.STREAMING if kept else State.DONE
         return kept
 
     def release(self, attempt: Attempt) -> bool:
         """Give the key back, so that a retry runs afresh; False where the claim was fenced."""
         attempt.state = State.DONE
-        return self._finish(attempt, lambda: self.store.release(attempt.claim), Outcome.RELEASED)
+        return self._finish(attempt, partial(self.store.release, attempt.claim), Outcome.RELEASED)
 
     def abandon(self, attempt: Attempt) -> None:
         """Leave the claim to lapse: the handler was torn off, and nobody knows how far it came."""
@@ -137,12 +141,10 @@ class Engine:
 
     def tell(self, outcome: Outcome, record_id: bytes | None = None, number: int | None = None) -> None:
         """Let the observers hear of it."""
-        if not self._observers:
-            return
-        event = Event(outcome, record_id, number)
-        for observer in self._observers:
+        for observer, hears in self._observers:
             try:
-                observer(event)
+                if hears is None or hears(outcome):
+                    observer(Event(outcome, record_id, number))
             except Exception:  # an observer never decides over a request
                 logger.exception("An observer failed on %s.", outcome)
 
@@ -157,7 +159,10 @@ class Engine:
         try:
             heartbeat.watch(self.store, claim, policy.lease)
             self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, claim.record_id, number)
-            self._sweep()
+            # Threads may race on this count; a sweep more or less does no harm.
+            self._claims_since_sweep += 1
+            if self._claims_since_sweep >= _SWEEP_EVERY:
+                self._sweep()
         except BaseException:
             self.release(attempt)
             raise
@@ -190,8 +195,8 @@ class Engine:
                 outcome = self._claim(record, fingerprint, policy)
         return outcome
 
-    def _keep(self, attempt: Attempt, response: StoredResponse | None) -> bool:
-        return self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
+    def _keeping(self, attempt: Attempt, response: StoredResponse | None) -> Callable[[], bool]:
+        return partial(self.store.complete, attempt.claim, response, retention=attempt.policy.retention)
 
     def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> bool:
         """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced.
@@ -230,14 +235,10 @@ class Engine:
         return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
 
     def _refuse(self, refusal: Refusal, record: RecordKey, retry_after: int | None = None) -> Refuse:
-        self.tell(Outcome(refusal.value), record.id)
+        self.tell(_TOLD_AS[refusal], record.id)
         return Refuse(refusal, retry_after)
 
     def _sweep(self) -> None:
-        # Threads may race on this count; a sweep more or less does no harm.
-        self._claims_since_sweep += 1
-        if self._claims_since_sweep < _SWEEP_EVERY:
-            return
         self._claims_since_sweep = 0
         try:
             self.store.purge(limit=2 * _SWEEP_EVERY)

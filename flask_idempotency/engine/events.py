@@ -42,6 +42,10 @@ class Event:
 
 
 class Observer(Protocol):
-    """Hears every event, on the thread of the request. What it raises is logged and goes no further."""
+    """Hears every event, on the thread of the request. What it raises is logged and goes no further.
+
+    One that has a method `hears(outcome) -> bool` is asked that first, each time: an event that nobody listens for is
+    not made.
+    """
 
     def __call__(self, event: Event, /) -> None: ...

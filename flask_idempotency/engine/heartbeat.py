@@ -72,7 +72,9 @@ class Heartbeat:
     def watch(self, store: Store, claim: Claim, lease: float) -> None:
         """Keep renewing `claim` until it is forgotten."""
         self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic())
-        self._wake_within(lease / 3)
+        # Only a shorter lease than any before it disturbs the sleeping thread; the usual request never does.
+        if lease / 3 < self._pause:
+            self._wake_within(lease / 3)
 
     def forget(self, claim: Claim) -> None:
         """Stop renewing `claim`; what it still owed is settled."""
@@ -96,7 +98,6 @@ class Heartbeat:
                 raise StoreUnavailable("an earlier answer under this key is still to be written")
 
     def _wake_within(self, seconds: float) -> None:
-        # Only a shorter lease than any before it disturbs the sleeping thread; the usual request never does.
         if seconds >= self._pause:
             return
         with self._starting:

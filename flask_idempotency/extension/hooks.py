@@ -248,7 +248,7 @@ class Hooks:
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
         docs_url = link_target(request.environ.get("SCRIPT_NAME", ""), policy.docs_url)
-        return self.app.response_class(refusal.body(), status=refusal.status, headers=refusal.headers(docs_url))
+        return self.app.response_class(refusal.body, status=refusal.status, headers=refusal.headers(docs_url))
 
     def _policy_page(self) -> Any:
         return answer(request, self.views.published())

@@ -23,12 +23,14 @@ def __getattr__(name: str) -> NamedSignal:
 
 
 class SignalObserver:
-    """Passes each event on to the signal of its outcome."""
+    """Passes each event on to the signal of its outcome, where somebody is connected to it."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
 
+    def hears(self, outcome: Outcome) -> bool:
+        """Whether anybody is connected, now: they may come and go while requests are served."""
+        return bool(_by_outcome[outcome].receivers)
+
     def __call__(self, event: Event) -> None:
-        signal = _by_outcome[event.outcome]
-        if signal.receivers:
-            signal.send(self._app, event=event)
+        _by_outcome[event.outcome].send(self._app, event=event)

@@ -10,7 +10,7 @@ from ..engine.engine import Engine, Refuse, Replay, Run
 from ..engine.events import Outcome
 from ..engine.policy import Policy
 from .body import Body, BrokenBody
-from .fingerprint import MalformedMultipart, start_fingerprint
+from .fingerprint import MalformedMultipart
 from .header import MalformedKey, check_key, environ_name, parse_key
 from .principal import SignedIn, call_with_request, principal_of
 from .problems import Problem, problem
@@ -36,7 +36,7 @@ def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
     """Put a rereadable body into the environ, before anything reads it; None where there is no key to read it for."""
     if RESUMED not in environ and policy.key_from is None and environ_name(policy.header) not in environ:
         return None
-    return Body(environ, lambda: start_fingerprint(environ, policy.fingerprint))
+    return Body(environ, policy.fingerprint)
 
 
 def admit(

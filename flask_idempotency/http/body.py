@@ -1,13 +1,14 @@
 """The request's body: read once, digested on the way, and handed on unread."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
-from .fingerprint import Digester
+from ..engine.policy import FingerprintBy
+from .fingerprint import Digester, start_fingerprint
 
 #: Bodies up to this many bytes stay in memory, larger ones go to a temporary file.
 SPOOL_BYTES = 256 * 1024
@@ -38,10 +39,10 @@ class Body:
     reads past Content-Length: beyond lies silence, and reading it would hang the server.
     """
 
-    def __init__(self, environ: dict[str, Any], start: Callable[[], Digester]) -> None:
+    def __init__(self, environ: dict[str, Any], by: FingerprintBy) -> None:
         self._environ = environ
         self._source: IO[bytes] = environ["wsgi.input"]
-        self._start = start
+        self._by = by
         self._digester: Digester | None = None
         self._kept: IO[bytes] | None = None
         self._count = 0
@@ -57,15 +58,16 @@ class Body:
         if limit is not None and length is not None and length > limit:
             raise RequestEntityTooLarge
         if self._kept is None and length is not None and length <= _CHUNK:
-            kept = self._read_small(length)
+            kept: IO[bytes] = BytesIO(self._read_small(length))
         else:
             self._read_rest(length, limit)
             kept = self._kept or BytesIO()
+            kept.seek(0)
         digester = self._digester or self._start()
         fingerprint = digester.digest()
         self._kept = kept
         self._finished = True
-        self.rewind()
+        self._environ["wsgi.input"] = kept
         return fingerprint
 
     def rewind(self) -> None:
@@ -97,7 +99,10 @@ class Body:
             raise BrokenBody
         return 0
 
-    def _read_small(self, length: int) -> IO[bytes]:
+    def _start(self) -> Digester:
+        return start_fingerprint(self._environ, self._by)
+
+    def _read_small(self, length: int) -> bytes:
         data = self._read_source(length) if length else b""
         while len(data) < length:
             more = self._read_source(length - len(data))
@@ -106,7 +111,7 @@ class Body:
             data += more
         self._digester = self._start()
         self._digester.update(data)
-        return BytesIO(data)
+        return data
 
     def _read_rest(self, length: int | None, limit: int | None) -> None:
         while length is None or self._count < length:

@@ -6,16 +6,29 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from werkzeug.wsgi import ClosingIterator
-
 from ..engine.attempt import Attempt, State
 from ..engine.engine import Engine
+from ..engine.policy import Policy
+from .policy_page import link_target
 from .problems import problem
-from .replay import keep
-from .stream import Recording, WatchedStream
+from .replay import keep, promised_length
+from .stream import Closing, Recording, WatchedStream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class _Head:
+    """What the application said to start_response, and what follows from it."""
+
+    __slots__ = ("headers", "kept", "length", "status")
+
+    def __init__(self, status: str, headers: list[tuple[str, str]], policy: Policy) -> None:
+        code = int(status[:3])
+        self.status = status
+        self.headers = headers
+        self.kept = policy.keeps(code)
+        self.length = 0 if code in (204, 304) else promised_length(headers)  # of the body; None where nobody says
 
 
 class Exchange:
@@ -25,25 +38,25 @@ class Exchange:
     is streamed: a tombstone is left before its first byte, and the response is kept once it has ended whole.
     """
 
-    def __init__(
-        self, attempt: Attempt, engine: Engine, start_response: StartResponse, *, docs_url: str | None
-    ) -> None:
+    _head: _Head | None = None
+    _server_write: Callable[[bytes], object] | None = None  # set once the server knows the head
+    _held_bytes = 0
+    _tombstone = False  # it stands, and cannot be taken back
+    _fenced = False
+    _closed = False
+    _recording: Recording  # of what streams
+
+    def __init__(self, attempt: Attempt, engine: Engine, start_response: StartResponse) -> None:
         self._attempt = attempt
         self._policy = attempt.policy
         self._engine = engine
         self._server_start = start_response
-        self._docs_url = docs_url
-        self._head: tuple[str, list[tuple[str, str]]] | None = None
-        self._server_write: Callable[[bytes], object] | None = None  # set once the server knows the head
         self._held: list[bytes] = []  # what the application gave and the server has not seen
-        self._held_bytes = 0
-        self._recording = Recording(limit=self._policy.max_response_bytes)
-        self._tombstone = False  # it stands, and cannot be taken back
-        self._fenced = False
-        self._closed = False
 
     def run(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Call the application and return what the server shall send."""
+        # As the server made it: the application may change it on its way through itself.
+        self._script_name = environ.get("SCRIPT_NAME", "")
         self._bodiless = environ["REQUEST_METHOD"] == "HEAD"
         chunks: Iterable[bytes] = ()
         try:
@@ -70,11 +83,11 @@ class Exchange:
         if exc_info is not None and self._server_write is not None:
             # Too late for another head: the server raises what exc_info holds. One that has sent no byte yet takes it.
             self._server_write = self._server_start(status, list(headers), exc_info)
-            self._head = status, headers
+            self._head = _Head(status, headers, self._policy)
             return self._write
         if self._head is not None and exc_info is None:
             raise AssertionError("start_response was called a second time, without exc_info")
-        self._head = status, headers
+        self._head = _Head(status, headers, self._policy)
         # What belonged to the head before goes with it: nobody has seen either.
         self._held.clear()
         self._held_bytes = 0
@@ -115,7 +128,7 @@ class Exchange:
                 return self._pass_on(body, chunks, written=self._record(whole))
             if self._may_be_held():
                 return self._take(pulled, iter(rest), chunks)
-            if self._kept and self._too_long():
+            if self._known_head().kept and self._too_long():
                 untouched = not self._held and not pulled
                 written = self._engine.complete(self._attempt, None)
                 return self._pass_on(rest if untouched else chain(self._held, pulled, rest), chunks, written=written)
@@ -126,7 +139,7 @@ class Exchange:
             chain(pulled, rest),
             self._conclude,
             recording=self._recording,
-            length=self._length(),
+            length=self._known_head().length,
             close=lambda: self._close(chunks),
         )
 
@@ -143,23 +156,23 @@ class Exchange:
 
     def _take(self, pulled: list[bytes], rest: Iterator[bytes], chunks: Iterable[bytes]) -> Iterable[bytes]:
         """Take the whole body, write the end of the attempt, and only then let the response go."""
-        for chunk in chain(pulled, rest):
+        limit = self._policy.max_response_bytes
+        for chunk in chain(pulled, rest) if pulled else rest:
             self._hold(chunk)
-            if self._held_bytes > self._policy.max_response_bytes:
-                break
+            if self._held_bytes > limit:
+                written = self._record(None)
+                return self._pass_on(chain((b"".join(self._held),), rest), chunks, written=written)
         whole = b"".join(self._held)
-        fits = len(whole) <= self._policy.max_response_bytes
-        return self._pass_on(
-            chain((whole,) if whole else (), rest), chunks, written=self._record(whole if fits else None)
-        )
+        return self._pass_on((whole,) if whole else (), chunks, written=self._record(whole))
 
     def _record(self, whole: bytes | None) -> bool:
         """Write the end of the attempt, with the whole body or None where it is too large; False means fenced."""
-        if not self._kept:
+        head = self._known_head()
+        if not head.kept:
             return self._engine.release(self._attempt)
-        if whole is None or not (self._bodiless or self._length() in (None, len(whole))):
+        if whole is None or not (self._bodiless or head.length in (None, len(whole))):
             return self._engine.complete(self._attempt, None)
-        return self._engine.complete(self._attempt, keep(*self._known_head(), whole, self._policy))
+        return self._engine.complete(self._attempt, keep(head.status, head.headers, whole, self._policy))
 
     def _pass_on(self, body: Iterable[bytes], chunks: Iterable[bytes], *, written: bool) -> Iterable[bytes]:
         """Let the response go, now that its end is written; or not, where that showed another attempt in its place."""
@@ -168,13 +181,15 @@ class Exchange:
         self._server_write = self._start_server()
         if body is chunks or not hasattr(chunks, "close"):
             return body
-        return ClosingIterator(body, lambda: self._close(chunks))
+        return Closing(body, lambda: self._close(chunks))
 
     def _begin_stream(self) -> None:
-        if self._kept and not self._engine.begin_streaming(self._attempt):
+        kept = self._known_head().kept
+        if kept and not self._engine.begin_streaming(self._attempt):
             self._fenced = True
             return
-        self._tombstone = self._kept
+        self._tombstone = kept
+        self._recording = Recording(limit=self._policy.max_response_bytes)
         self._attempt.state = State.STREAMING
         self._server_write = self._start_server()
         for data in self._held:
@@ -182,16 +197,16 @@ class Exchange:
         self._held.clear()
 
     def _start_server(self) -> Callable[[bytes], object]:
-        status, headers = self._known_head()
+        head = self._known_head()
         # A list of its own, since the server may change it (PEP 3333).
-        return self._server_start(status, list(headers))
+        return self._server_start(head.status, list(head.headers))
 
     def _fence(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
         """Answer that another attempt counts, not this one."""
         self._close(chunks)
         fenced = problem("claim-fenced")
-        self._server_start(fenced.status_line, fenced.headers(self._docs_url))
-        return [fenced.body()]
+        self._server_start(fenced.status_line, fenced.headers(link_target(self._script_name, self._policy.docs_url)))
+        return [fenced.body]
 
     def _close(self, chunks: Iterable[bytes]) -> None:
         close = getattr(chunks, "close", None)
@@ -200,38 +215,22 @@ class Exchange:
             close()
 
     def _conclude(self, body: bytes | None) -> None:
-        if not self._kept and not self._tombstone:
+        head = self._known_head()
+        if not head.kept and not self._tombstone:
             self._engine.release(self._attempt)
-        elif not self._kept or body is None:
+        elif not head.kept or body is None:
             self._engine.complete(self._attempt, None)
         else:
-            self._engine.complete(self._attempt, keep(*self._known_head(), body, self._policy))
+            self._engine.complete(self._attempt, keep(head.status, head.headers, body, self._policy))
 
-    def _known_head(self) -> tuple[str, list[tuple[str, str]]]:
+    def _known_head(self) -> _Head:
         assert self._head is not None
         return self._head
 
-    @property
-    def _status_code(self) -> int:
-        return int(self._known_head()[0][:3])
-
-    @property
-    def _kept(self) -> bool:
-        return self._policy.keeps(self._status_code)
-
-    def _length(self) -> int | None:
-        """The body's length, where the head tells it."""
-        if self._status_code in (204, 304):
-            return 0
-        for name, value in self._known_head()[1]:
-            if name.lower() == "content-length" and value.isascii() and value.isdigit():
-                return int(value)
-        return None
-
     def _may_be_held(self) -> bool:
-        length = self._length()
+        length = self._known_head().length
         return length is not None and length <= self._policy.max_response_bytes
 
     def _too_long(self) -> bool:
-        length = self._length()
+        length = self._known_head().length
         return length is not None and length > self._policy.max_response_bytes

@@ -70,7 +70,7 @@ def _text(value: object) -> str:
 
 def _digest(*parts: str) -> bytes:
     # Each part is framed by its length, so that no two lists of parts read the same.
-    framed = "".join(f"{len(part)}:{part}" for part in parts)
+    framed = "".join([f"{len(part)}:{part}" for part in parts])
     return blake2b(framed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

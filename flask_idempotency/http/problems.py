@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
+
+from werkzeug.http import HTTP_STATUS_CODES
 
 #: What the `type` of every problem starts with. An identifier, not an address: it stays the same wherever the policy
 #: is documented; the `Link` header points there.
@@ -13,18 +15,28 @@ TYPE_PREFIX = "urn:flask-idempotency:"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One refusal: its `type` ends in the slug. `retry_after`: whole seconds, where asking again may help."""
+    """One refusal: its `type` ends in the slug. `retry_after`: whole seconds, where asking again may help.
+
+    `status_line` is what WSGI wants: the status code with its phrase. `body` is the document.
+    """
 
     slug: str
     status: int
     title: str
     detail: str
     retry_after: int | None = None
+    status_line: str = field(init=False)
+    body: bytes = field(init=False)
 
-    @property
-    def status_line(self) -> str:
-        """The status code with its phrase, as WSGI wants it."""
-        return f"{self.status} {HTTPStatus(self.status).phrase}"
+    def __post_init__(self) -> None:
+        document = {
+            "type": TYPE_PREFIX + self.slug,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        object.__setattr__(self, "status_line", f"{self.status} {HTTP_STATUS_CODES[self.status].upper()}")
+        object.__setattr__(self, "body", json.dumps(document).encode() + b"\n")
 
     def headers(self, docs_url: str | None) -> list[tuple[str, str]]:
         """The header fields of the response, in their order."""
@@ -35,17 +47,8 @@ class Problem:
             headers.append(("Retry-After", str(self.retry_after)))
         # Another moment, another answer: nothing in between may keep this one.
         headers.append(("Cache-Control", "no-store"))
+        headers.append(("Content-Length", str(len(self.body))))
         return headers
-
-    def body(self) -> bytes:
-        """The document."""
-        document = {
-            "type": TYPE_PREFIX + self.slug,
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-        }
-        return json.dumps(document).encode() + b"\n"
 
 
 _ALL = (
@@ -114,6 +117,8 @@ _ALL = (
 PROBLEMS: Mapping[str, Problem] = MappingProxyType({problem.slug: problem for problem in _ALL})
 
 
+# A refusal must cost less than what it refuses; and no client has a say in what is told, so the problems are few.
+@lru_cache(maxsize=256)
 def problem(slug: str, *, reason: str | None = None, retry_after: int | None = None) -> Problem:
     """The problem with this slug, told in particular."""
     known = PROBLEMS[slug]

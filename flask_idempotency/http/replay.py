@@ -30,12 +30,25 @@ _NEVER_KEPT_WITHOUT_COOKIES = _NEVER_KEPT | {"set-cookie"}
 def keep(status: str, headers: Iterable[tuple[str, str]], body: bytes, policy: Policy) -> StoredResponse:
     """The response as it is kept."""
     dropped = _NEVER_KEPT if policy.keep_cookies else _NEVER_KEPT_WITHOUT_COOKIES
-    kept = [(name, value) for name, value in headers if name.lower() not in dropped]
+    kept = []
+    hop_by_hop: set[str] = set()
     for name, value in headers:
-        if name.lower() == "connection":
-            named = {token.strip().lower() for token in value.split(",")}
-            kept = [(other, text) for other, text in kept if other.lower() not in named]
+        lower = name.lower()
+        if lower not in dropped:
+            kept.append((name, value))
+        elif lower == "connection":
+            hop_by_hop.update(token.strip().lower() for token in value.split(","))
+    if hop_by_hop:
+        kept = [(name, value) for name, value in kept if name.lower() not in hop_by_hop]
     return StoredResponse(status, tuple(kept), body)
+
+
+def promised_length(headers: Iterable[tuple[str, str]]) -> int | None:
+    """What Content-Length says; None where it is missing, or no number."""
+    for name, value in headers:
+        if len(name) == 14 and name.lower() == "content-length" and value.isascii() and value.isdigit():
+            return int(value)
+    return None
 
 
 def replay_headers(response: StoredResponse) -> list[tuple[str, str]]:

@@ -3,6 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator
 
 
+class Closing:
+    """A body with a `close` of its own. A server that goes through it goes through `chunks` themselves."""
+
+    __slots__ = ("_chunks", "close")
+
+    def __init__(self, chunks: Iterable[bytes], close: Callable[[], object]) -> None:
+        self._chunks = chunks
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+
 class Recording:
     """What has passed of a body, as long as it fits into `limit` bytes."""
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from flask_idempotency.http.body import SPOOL_BYTES, Body, BrokenBody
-from flask_idempotency.http.fingerprint import start_fingerprint
 
 
 class Socket(io.RawIOBase):
@@ -34,7 +33,7 @@ def body_of(source: Any, length: object = None, **environ: Any) -> Body:
     if length is not None:
         known["CONTENT_LENGTH"] = str(length)
     environ = known | environ
-    body = Body(environ, lambda: start_fingerprint(environ, "bytes"))
+    body = Body(environ, "bytes")
     body.environ = environ  # type: ignore[attr-defined]
     return body
 

@@ -12,7 +12,7 @@ from flask_idempotency.http.problems import PROBLEMS, problem
 @pytest.mark.parametrize("slug", PROBLEMS)
 def test_each_problem_is_a_whole_document(slug: str) -> None:
     told = problem(slug, reason="it is so", retry_after=7)
-    document = json.loads(told.body())
+    document = json.loads(told.body)
     assert document["type"] == f"urn:flask-idempotency:{slug}"
     assert document["status"] == told.status == int(told.status_line[:3])
     assert document["title"]
@@ -23,6 +23,7 @@ def test_each_problem_is_a_whole_document(slug: str) -> None:
         ("Link", '</rules>; rel="describedby"'),
         ("Retry-After", "7"),
         ("Cache-Control", "no-store"),
+        ("Content-Length", str(len(told.body))),
     ]
 
 
@@ -31,7 +32,11 @@ def test_every_refusal_of_the_engine_has_its_problem() -> None:
 
 
 def test_what_there_is_nothing_to_say_about_is_left_out() -> None:
-    assert [name for name, _ in problem("response-not-kept").headers(None)] == ["Content-Type", "Cache-Control"]
+    assert [name for name, _ in problem("response-not-kept").headers(None)] == [
+        "Content-Type",
+        "Cache-Control",
+        "Content-Length",
+    ]
 
 
 @pytest.mark.parametrize(
