@@ -1,5 +1,6 @@
 """Makes the sessions of one request join a transaction that is not theirs to commit."""
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -9,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
 from .sqlite_transactions import begin_for_real
+
+logger = logging.getLogger("flask_idempotency")
 
 #: The transaction that sessions of the current request join.
 _current: ContextVar["OuterTransaction | None"] = ContextVar("flask_idempotency_outer_transaction", default=None)
@@ -82,7 +85,10 @@ class OuterTransaction:
         """Undo everything. Does not raise: where the database is lost, it undoes by itself."""
         try:
             self._leave_for_sure()
-            self._transaction.rollback()
+            if self._transaction.is_active:
+                self._transaction.rollback()
+            else:
+                self.connection.invalidate()  # the view has ended it, and whatever has begun since is nobody's
         except SQLAlchemyError:
             self.connection.invalidate()
         finally:
@@ -103,13 +109,15 @@ class OuterTransaction:
         session.join_transaction_mode = "create_savepoint"
 
     def _leave_for_sure(self) -> None:
-        for _ in range(len(self._joined)):
+        for _ in range(len(self._joined) + 1):
             try:
                 self.leave()
-                return
             except SQLAlchemyError:
-                continue
-        self.leave()
+                continue  # the database is lost
+            except Exception:  # a listener of the application's
+                logger.exception("A session could not be rolled back; its connection is.")
+            else:
+                return
 
     def _close(self) -> None:
         if self._isolation_level is not None and not self.connection.invalidated:
