@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
@@ -342,3 +342,24 @@ def test_a_claimed_number_counts_takeovers_since_the_key_was_free(store: RedisSt
         numbers.append(outcome.number)
         servers.pause()
     assert numbers == [1, 2, 3]
+
+
+def test_a_thread_that_is_torn_off_before_the_reply_leaves_it_to_nobody(
+    own_valkey: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisStore.from_url(own_valkey.url)
+    done = must_claim(store)
+    store.complete(done, RESPONSE, retention=DAY)
+
+    def torn_off(*arguments: object, **options: object) -> object:
+        raise KeyboardInterrupt
+
+    with own_valkey.paused():  # so that the reply comes only after the connection is back
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(redis.Connection, "read_response", torn_off)
+            claim(store, RecordKey(done.record_id))
+        asked = threading.Thread(target=lambda: answers.append(claim(store)))
+        answers: list[object] = []
+        asked.start()
+    asked.join(20)
+    assert isinstance(answers[0], Claimed), "it heard of another record"
