@@ -354,12 +354,13 @@ def test_a_thread_that_is_torn_off_before_the_reply_leaves_it_to_nobody(
     def torn_off(*arguments: object, **options: object) -> object:
         raise KeyboardInterrupt
 
+    answers: list[object] = []
+    asked = threading.Thread(target=lambda: answers.append(claim(store)))
     with own_valkey.paused():  # so that the reply comes only after the connection is back
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(redis.Connection, "read_response", torn_off)
-            claim(store, RecordKey(done.record_id))
-        asked = threading.Thread(target=lambda: answers.append(claim(store)))
-        answers: list[object] = []
+            with pytest.raises(KeyboardInterrupt):
+                claim(store, RecordKey(done.record_id))
         asked.start()
     asked.join(20)
     assert isinstance(answers[0], Claimed), "it heard of another record"
