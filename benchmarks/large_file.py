@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flask_idempotency.engine.records import StoredResponse
 from flask_idempotency.stores import SQLiteStore
+from flask_idempotency.stores.sqlite_schema import first_place
 
 RESPONSE = StoredResponse(
     "201 CREATED",
@@ -16,10 +17,10 @@ RESPONSE = StoredResponse(
 )
 
 _FILL = """
-INSERT INTO idempotency_records (id, fingerprint, token, number, lease_ends, expires_at, response)
-WITH RECURSIVE count (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < :records)
-SELECT randomblob(16), randomblob(16), randomblob(16), 1, NULL,
-    :earliest + :span * (abs(random()) % 1000000) / 1000000.0, :response
+INSERT INTO idempotency_records (place, id, fingerprint, token, number, lease_ends, expires_at, response)
+WITH RECURSIVE count (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM count WHERE n + 1 < :records)
+SELECT :first + n * ((:last - :first) / :records), randomblob(16), randomblob(16), randomblob(16), 1, NULL,
+    :earliest + :span * n / :records, :response
 FROM count
 """
 
@@ -32,13 +33,16 @@ def make(path: Path, records: int, *, expires_in: float, span: float = 3600.0) -
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in ("journal_mode=DELETE", "journal_mode=OFF", "synchronous=OFF", "cache_size=-2000000"):
         connection.execute(f"PRAGMA {pragma}")
-    indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL").fetchall()
-    for name, _ in indexes:
-        connection.execute(f"DROP INDEX {name}")
-    values = {"records": records, "earliest": time.time() + expires_in, "span": span, "response": RESPONSE.pack()}
+    earliest = time.time() + expires_in
+    values = {
+        "records": records,
+        "earliest": earliest,
+        "span": span,
+        "first": first_place(earliest),
+        "last": first_place(earliest + span),
+        "response": RESPONSE.pack(),
+    }
     connection.execute(_FILL, values)
-    for _, statement in indexes:
-        connection.execute(statement)  # sorted at once, instead of grown record by record
     connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
     write_back(path)
@@ -66,8 +70,10 @@ def evict(path: Path) -> None:
 def some_ids(path: Path, count: int) -> list[bytes]:
     """The ids of some of the records, from all over the file and in no order."""
     connection = sqlite3.connect(path)
-    (last,) = connection.execute("SELECT max(rowid) FROM idempotency_records").fetchone()
-    find = "SELECT id FROM idempotency_records WHERE rowid = ?"
-    found = [connection.execute(find, (random.randint(1, last),)).fetchone() for _ in range(count)]
+    first, last = connection.execute(
+        "SELECT (SELECT min(place) FROM idempotency_records), (SELECT max(place) FROM idempotency_records)"
+    ).fetchone()
+    find = "SELECT id FROM idempotency_records WHERE place >= ? LIMIT 1"
+    found = [connection.execute(find, (random.randint(first, last),)).fetchone() for _ in range(count)]
     connection.close()
-    return [row[0] for row in found if row is not None]
+    return [row[0] for row in found]

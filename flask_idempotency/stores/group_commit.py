@@ -33,7 +33,7 @@ class GroupCommit(Generic[Job]):
     """A queue of jobs in which whoever comes first commits for all who came meanwhile.
 
     The thread that finds nobody at work leads: it runs the batch, then hands the lead to the first who came during
-    it, so that the order is that of arrival. Nothing is polled, and a lone thread pays three locks. A thread may be
+    it, so that the order is that of arrival. Nothing is polled, and a lone thread pays two locks. A thread may be
     torn off at any point, as by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
     """
 
@@ -52,14 +52,19 @@ class GroupCommit(Generic[Job]):
         ticket = _Ticket(job)
         try:
             with self._mutex:
-                if self._leader is None:
+                if self._leader is None:  # so that nobody is in the queue either
                     self._leader = ticket
+                    self._batch = [ticket]
                 else:
                     ticket.turn = threading.Lock()
                     ticket.turn.acquire()
-                self._queue.append(ticket)
+                    self._queue.append(ticket)
             if ticket.turn is not None:
                 ticket.turn.acquire()  # until the job is done, or it is this thread's turn to lead
+                if not ticket.done:
+                    with self._mutex:
+                        self._batch = list(self._queue)
+                        self._queue.clear()
             if not ticket.done:
                 self._lead()
                 self._step_down(ticket)
@@ -70,9 +75,6 @@ class GroupCommit(Generic[Job]):
             raise ticket.error
 
     def _lead(self) -> None:
-        with self._mutex:
-            self._batch = list(self._queue)
-            self._queue.clear()
         batch = self._batch
         error = self._attempt(batch)
         alone = error is not None and len(batch) > 1 and not isinstance(error, NoTurn)

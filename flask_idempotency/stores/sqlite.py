@@ -4,57 +4,69 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
 from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import StoreUnavailable
-from .sqlite_file import SQLiteFile, Write
+from .sqlite_file import Row, SQLiteFile, Write
+from .sqlite_schema import first_place, free_place, next_place
 
 _READ = "SELECT fingerprint, lease_ends, expires_at, response FROM idempotency_records WHERE id = ?"
 
-# In each of these `:now` is the moment when the statement runs, however long it waited for its turn: a lease reckoned
-# from before the wait could be over before it began.
+# Each decision is one statement. Its parameters are numbered, and those that are moments are reckoned when it runs: a
+# lease reckoned from before the wait for the lock could be over before it began.
 
-# The whole decision in one statement: a record that is neither free nor lapsed with the same fingerprint stays as it
-# is, and nothing is returned.
-_CLAIM = """
-INSERT INTO idempotency_records AS found (id, fingerprint, token, number, lease_ends, expires_at)
-VALUES (:id, :fingerprint, :token, 1, :now + :lease, :now + max(:lease, :retention))
-ON CONFLICT (id) DO UPDATE SET
-    number = CASE WHEN found.expires_at <= :now THEN 1 ELSE found.number + 1 END,
-    fingerprint = excluded.fingerprint, token = excluded.token, response = NULL,
-    lease_ends = excluded.lease_ends, expires_at = excluded.expires_at
-WHERE found.expires_at <= :now
-    OR (:take_over AND found.lease_ends <= :now AND found.fingerprint = excluded.fingerprint)
+# Where no record stands. A record that another has made since we looked stays as it is.
+_CLAIM = f"""
+INSERT INTO idempotency_records (place, id, fingerprint, token, number, lease_ends, expires_at)
+VALUES ({free_place("?1")}, ?2, ?3, ?4, 1, ?5, ?6)
+ON CONFLICT DO NOTHING
+"""
+
+# Where a record stands that is over, or a claim that lapsed: ?7 is now, ?8 whether a lapsed one may be taken over. It
+# stays as it is, and nothing is returned, unless it still is so.
+_CLAIM_AGAIN = f"""
+UPDATE idempotency_records SET
+    place = {free_place("?1")},
+    number = CASE WHEN expires_at <= ?7 THEN 1 ELSE number + 1 END,
+    fingerprint = ?3, token = ?4, lease_ends = ?5, expires_at = ?6, response = NULL
+WHERE id = ?2 AND (expires_at <= ?7 OR (?8 AND lease_ends <= ?7 AND fingerprint = ?3))
 RETURNING number
 """
 
-# A tombstone that comes late never replaces the response.
+# A tombstone that comes late never replaces the response. The record keeps its place, where that is before ?5: it is
+# unless the record expires sooner than its claim foresaw.
 _COMPLETE = """
-UPDATE idempotency_records
-SET lease_ends = NULL, expires_at = :now + :retention, response = coalesce(:response, response)
-WHERE id = :id AND token = :token
-RETURNING 1
+UPDATE idempotency_records SET lease_ends = NULL, expires_at = ?3, response = coalesce(?4, response)
+WHERE id = ?1 AND token = ?2 AND place < ?5
 """
 
-_RELEASE = """
-DELETE FROM idempotency_records WHERE id = :id AND token = :token AND lease_ends IS NOT NULL RETURNING 1
+_COMPLETE_SOONER = f"""
+UPDATE idempotency_records
+SET lease_ends = NULL, expires_at = ?3, response = coalesce(?4, response), place = {free_place("?5")}
+WHERE id = ?1 AND token = ?2
 """
+
+_RELEASE = "DELETE FROM idempotency_records WHERE id = ? AND token = ? AND lease_ends IS NOT NULL"
 
 _RENEW = """
-UPDATE idempotency_records SET lease_ends = :now + :lease, expires_at = max(expires_at, :now + :lease)
-WHERE id = :id AND token = :token AND lease_ends IS NOT NULL
-RETURNING 1
+UPDATE idempotency_records SET lease_ends = ?3, expires_at = max(expires_at, ?3)
+WHERE id = ?1 AND token = ?2 AND lease_ends IS NOT NULL
 """
 
-_PURGE = """
-DELETE FROM idempotency_records WHERE rowid IN (
-    SELECT rowid FROM idempotency_records WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit
-) RETURNING 1
-"""
+# Those that may be over, the oldest first.
+_DUE = "SELECT place, expires_at FROM idempotency_records WHERE place < ? ORDER BY place LIMIT ?"
+
+_PURGE = "DELETE FROM idempotency_records WHERE place <= ? AND expires_at <= ?"
+
+# Of those that were due, one that lives longer than its claim foresaw.
+_MOVE_BACK = f"UPDATE idempotency_records SET place = {free_place('?2')} WHERE place = ?1 AND expires_at = ?3"
+
+#: How many records a purge takes in one transaction, so that nobody waits long behind it.
+_PURGED_AT_ONCE = 32
 
 
 class SQLiteStore:
@@ -87,74 +99,99 @@ class SQLiteStore:
     ) -> Claimed | InProgress | Completed:
         """See `Store.claim`."""
         while True:
-            standing = self._read(record, fingerprint, take_over)
+            found = self._file.read(_READ, (record.id,))
+            standing = _standing(found, fingerprint, take_over)
             if standing is not None:
                 return standing
             token = secrets.token_bytes(16)
-            rows = self._file.write(
-                _CLAIM,
-                durable=not take_over,
-                id=record.id,
-                fingerprint=fingerprint,
-                token=token,
-                lease=lease,
-                retention=retention,
-                take_over=take_over,
-            )
-            if rows:
-                number = rows[0][0]
+
+            def values(now: float) -> Row:
+                place, lease_ends = first_place(now + retention), now + lease
+                made = (place, record.id, fingerprint, token, lease_ends, now + max(lease, retention))  # noqa: B023
+                return (*made, now, take_over) if found else made  # noqa: B023
+
+            write = Write(_CLAIM_AGAIN if found else _CLAIM, values, durable=not take_over)
+            self._file.write(write)
+            if write.changed:
+                number = write.rows[0][0] if found else 1
                 return Claimed(Claim(record.id, token), lapsed=number > 1, number=number)
-            # Another claimed it since we looked: look again.
+            # It is not as it was when we looked: look again.
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        return bool(
-            self._file.write(
-                _COMPLETE,
-                durable=True,
-                id=claim.record_id,
-                token=claim.token,
-                retention=retention,
-                response=response and response.pack(),
-            )
-        )
+        packed = None if response is None else response.pack()
+
+        def values(now: float, place: Callable[[float], int] = next_place) -> Row:
+            expires_at = now + retention
+            return claim.record_id, claim.token, expires_at, packed, place(expires_at)
+
+        write = Write(_COMPLETE, values, durable=True)
+        self._file.write(write)
+        if not write.changed:
+            write = Write(_COMPLETE_SOONER, lambda now: values(now, first_place), durable=True)
+            self._file.write(write)
+        return write.changed > 0
 
     def release(self, claim: Claim) -> bool:
         """See `Store.release`."""
-        return bool(self._file.write(_RELEASE, durable=False, id=claim.record_id, token=claim.token))
+        write = Write(_RELEASE, lambda now: (claim.record_id, claim.token), durable=False)
+        self._file.write(write)
+        return write.changed > 0
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
-        self._file.write_all(
-            [
-                Write(_RENEW, {"id": claim.record_id, "token": claim.token, "lease": lease}, durable=False)
-                for claim in claims
-            ]
-        )
+        writes = [_renewal(claim, lease) for claim in claims]
+        if writes:
+            self._file.write(*writes)
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
-        return len(self._file.write(_PURGE, durable=False, limit=limit))
+        purged = looked_at = 0
+        # Until one was found to purge, however many live longer than their place says: 0 means that none is left.
+        while looked_at < limit or not purged:
+            now = clock.now()
+            due = self._file.read(_DUE, (next_place(now), min(limit - purged, _PURGED_AT_ONCE)))
+            if not due:
+                break
+            purge = _purge(due[-1][0], now)
+            self._file.write(purge, *(_move_back(place, ends, now) for place, ends in due if ends > now))
+            purged += purge.changed
+            looked_at += len(due)
+        return purged
 
     def close(self) -> None:
         """See `Store.close`."""
         self._file.close()
 
-    def _read(self, record: RecordKey, fingerprint: bytes, take_over: bool) -> InProgress | Completed | None:
-        """What stands in the way of a claim; None where nothing does. Takes no lock, and makes nobody wait."""
-        rows = self._file.select(_READ, record.id)
-        if not rows:
-            return None
-        found_fingerprint, lease_ends, expires_at, response = rows[0]
-        now = clock.now()
-        if expires_at <= now:
-            return None
-        if lease_ends is None:
-            return Completed(found_fingerprint, _unpack(response))
-        lapsed = lease_ends <= now
-        if lapsed and take_over and found_fingerprint == fingerprint:
-            return None
-        return InProgress(found_fingerprint, lease_ends, lapsed)
+
+def _standing(found: Sequence[Row], fingerprint: bytes, take_over: bool) -> InProgress | Completed | None:
+    """What stands in the way of a claim; None where nothing does."""
+    if not found:
+        return None
+    found_fingerprint, lease_ends, expires_at, response = found[0]
+    now = clock.now()
+    if expires_at <= now:
+        return None
+    if lease_ends is None:
+        return Completed(found_fingerprint, _unpack(response))
+    lapsed = lease_ends <= now
+    if lapsed and take_over and found_fingerprint == fingerprint:
+        return None
+    return InProgress(found_fingerprint, lease_ends, lapsed)
+
+
+def _renewal(claim: Claim, lease: float) -> Write:
+    return Write(_RENEW, lambda now: (claim.record_id, claim.token, now + lease), durable=False)
+
+
+def _purge(last: int, over: float) -> Write:
+    return Write(_PURGE, lambda now: (last, over), durable=False)
+
+
+def _move_back(place: int, expires_at: float, over: float) -> Write:
+    # Past what is due now, or the same sweep would find it again.
+    new = max(first_place(expires_at), next_place(over))
+    return Write(_MOVE_BACK, lambda now: (place, new, expires_at), durable=False)
 
 
 def _remove(folder: str, owner: int) -> None:

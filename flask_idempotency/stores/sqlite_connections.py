@@ -1,63 +1,70 @@
-"""The connections that one process keeps to one SQLite file, and the tables in it."""
+"""The connections that one process keeps to one SQLite file."""
 
 import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from ..engine.store import StoreUnavailable
+from .sqlite_schema import make_ready
 
-#: The layout of the tables below. A file with another number was written by another version of the library.
-SCHEMA_VERSION = 1
-
-_SCHEMA = (
-    "CREATE TABLE idempotency_schema (version INTEGER NOT NULL)",
-    f"INSERT INTO idempotency_schema VALUES ({SCHEMA_VERSION})",
-    """
-    CREATE TABLE idempotency_records (
-        id BLOB PRIMARY KEY,
-        fingerprint BLOB NOT NULL,
-        token BLOB NOT NULL,
-        number INTEGER NOT NULL,
-        lease_ends REAL,            -- epoch seconds; NULL once completed
-        expires_at REAL NOT NULL,   -- epoch seconds; never before lease_ends
-        response BLOB               -- NULL in a completed record: a tombstone
-    )
-    """,
-    "CREATE INDEX idempotency_records_by_expiry ON idempotency_records (expires_at)",
-)
-
-_HAS_SCHEMA = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'idempotency_schema'"
-
-#: How many idle connections are kept of each kind; more are opened for a moment where more threads read at once.
+#: How many idle connections are kept; more are opened for a moment where more threads read at once.
 _KEPT = 16
 
-#: Troubles in which the other connections are left open: on a full disk none could be opened again, not even to read.
+#: KiB of pages that a connection may keep in memory, so that what leads to a record among millions need not be read
+#: each time.
+_CACHE = 4096
+
+#: How many pages the log may grow to before SQLite itself, in the middle of a commit, copies it back. `Checkpoints`
+#: comes before that, unless every process ends before its time.
+_LOG_PAGES = 16_000
+
+#: Troubles that are the disk's, not the connection's: what can be read is still to be read.
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 #: Connections that a fork left in the child. Closing one there could disturb the parent's locks, so none ever is.
 _left_to_parent: list[object] = []
 
 
-class _Opened:
-    """The idle connections to one file, which `identity` (device, inode) tells from another in its place."""
+class Connection:
+    """One connection, for one thread at a time."""
 
-    def __init__(self, identity: tuple[int, int]) -> None:
-        self.identity = identity
+    __slots__ = ("_waits", "execute", "opened", "raw")
+
+    def __init__(self, raw: sqlite3.Connection, opened: "_Opened") -> None:
+        self.raw = raw
+        self.opened = opened
+        self.execute = raw.execute
+        self._waits = False
+
+    def wait_for_disk(self, wanted: bool) -> None:
+        """Whether the next commits return only when they are on the disk. Not to be changed within a transaction.
+
+        A connection for each kind would be simpler, but whatever the one writes, the other has to read again.
+        """
+        if self._waits is not wanted:
+            # As a script, because it takes effect when it is compiled: a statement found in the cache would do nothing.
+            self.raw.executescript(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
+            self._waits = wanted
+
+
+class _Opened:
+    """The idle connections to one file, which `device` and `inode` tell from another in its place."""
+
+    __slots__ = ("device", "idle", "inode", "retired")
+
+    def __init__(self, found: os.stat_result) -> None:
+        self.device, self.inode = found.st_dev, found.st_ino
         self.retired = False
-        #: By whether a commit waits for the disk.
-        self.idle: dict[bool, deque[sqlite3.Connection]] = {False: deque(), True: deque()}
+        self.idle: deque[Connection] = deque()  # the last to be used is the next, since it knows the newest pages
 
     def retire(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
         self.retired = True
-        for idle in self.idle.values():
-            with suppress(IndexError):
-                while True:
-                    idle.pop().close()
+        with suppress(IndexError):
+            while True:
+                self.idle.pop().raw.close()
 
 
 class SQLiteConnections:
@@ -72,35 +79,38 @@ class SQLiteConnections:
         self._uri = f"{path.as_uri()}?mode=rw"  # never made by SQLite, which would let everybody read it
         self._begin_afresh()
 
-    @contextmanager
-    def borrow(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """A connection for this thread alone; `durable`: its commits wait for the disk."""
+    def take(self) -> Connection:
+        """A connection for this thread alone, until it is given back or dropped."""
         opened = self._ready()
-        idle = opened.idle[durable]
         try:
-            connection = idle.pop()
+            return opened.idle.pop()
         except IndexError:
-            connection = self._connect(durable)
-        try:
-            yield connection
-        except BaseException as error:
-            if is_busy(error) and not connection.in_transaction:
-                idle.append(connection)
-            else:
-                # What the trouble left of a transaction and of a connection, nobody should have to know.
-                connection.close()
-                if isinstance(error, sqlite3.Error) and _code(error) not in _OF_THE_DISK:
-                    self._retire(opened)
-            raise
-        if len(idle) >= _KEPT:
-            connection.close()
+            return self._connect(opened)
+
+    def give_back(self, connection: Connection) -> None:
+        """Let another thread have it."""
+        opened = connection.opened
+        if len(opened.idle) >= _KEPT:
+            connection.raw.close()
             return
-        idle.append(connection)
+        opened.idle.append(connection)
         if opened.retired:  # looked at after it is back, so that none slips by
             opened.retire()
 
+    def drop(self, connection: Connection, error: BaseException) -> None:
+        """Have done with it after this error."""
+        if is_busy(error) and not connection.raw.in_transaction:
+            self.give_back(connection)
+        elif isinstance(error, sqlite3.Error) and _code(error) in _OF_THE_DISK:
+            self._replace(connection)
+        else:
+            # What the trouble left of a transaction and of a connection, nobody should have to know.
+            connection.raw.close()
+            if isinstance(error, sqlite3.Error):
+                self._retire(connection.opened)
+
     def close(self) -> None:
-        """Close all; the next to borrow opens the file again."""
+        """Close all; the next to take one opens the file again."""
         opened = self._opened
         if opened is not None:
             self._retire(opened)
@@ -119,12 +129,28 @@ class SQLiteConnections:
             self._opened = None
         opened.retire()
 
+    def _replace(self, connection: Connection) -> None:
+        """Open another, and only then close this one: where it was the last, a full disk would let none be opened."""
+        try:
+            other = self._connect(connection.opened)
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                connection.raw.rollback()
+            if not connection.raw.in_transaction:
+                self.give_back(connection)
+                return
+        else:
+            self.give_back(other)
+        connection.raw.close()
+
     def _ready(self) -> _Opened:
         """The file, opened; afresh where it was removed or replaced: to go on with the old would split the records."""
         opened = self._opened
         if opened is not None:
-            if self._identity() == opened.identity:
-                return opened
+            with suppress(FileNotFoundError):
+                found = os.stat(self._name)
+                if found.st_ino == opened.inode and found.st_dev == opened.device:
+                    return opened
             self._retire(opened)
         with self._opening:
             if self._opened is None:
@@ -133,34 +159,26 @@ class SQLiteConnections:
 
     def _open(self) -> _Opened:
         _make_file(self._path)
-        identity = self._identity()
-        if identity is None:
-            raise FileNotFoundError(f"{self._path.name} was removed as soon as it was made")
-        opened = _Opened(identity)
-        connection = self._connect(durable=False)
+        opened = _Opened(os.stat(self._name))
+        connection = self._connect(opened)
         try:
-            _make_ready(connection, self._path.name)
+            make_ready(connection.raw, self._path.name)
         except BaseException:
-            connection.close()
+            connection.raw.close()
             raise
-        opened.idle[False].append(connection)
+        opened.idle.append(connection)
         return opened
 
-    def _connect(self, durable: bool) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    def _connect(self, opened: _Opened) -> Connection:
+        raw = sqlite3.connect(self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            raw.executescript(
+                f"PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={_LOG_PAGES}; PRAGMA cache_size=-{_CACHE}"
+            )
         except BaseException:
-            connection.close()
+            raw.close()
             raise
-        return connection
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._name)
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
+        return Connection(raw, opened)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -185,20 +203,3 @@ def _make_file(path: Path) -> None:
             os.mknod(path, 0o600)
         except (AttributeError, PermissionError):  # Windows has no such call, macOS reserves it
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _make_ready(connection: sqlite3.Connection, name: str) -> None:
-    """Make the tables where there are none, and refuse those of another version, untouched."""
-    if connection.execute(_HAS_SCHEMA).fetchone() is None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        if connection.execute(_HAS_SCHEMA).fetchone() is None:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-        connection.execute("COMMIT")
-    version = connection.execute("SELECT version FROM idempotency_schema").fetchone()
-    if version != (SCHEMA_VERSION,):
-        raise StoreUnavailable(
-            f"SQLite file {name} has the layout {version and version[0]} of another version of flask_idempotency; "
-            f"this one knows {SCHEMA_VERSION}"
-        )

@@ -3,8 +3,6 @@
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +10,8 @@ from ..engine import clock
 from ..engine.store import StoreUnavailable
 from .fork_gate import ForkGate
 from .group_commit import GroupCommit, NoTurn
-from .sqlite_connections import SQLiteConnections, is_busy
+from .sqlite_checkpoints import Checkpoints
+from .sqlite_connections import Connection, SQLiteConnections, is_busy
 from .turnstile import Turnstile
 
 T = TypeVar("T")
@@ -28,17 +27,23 @@ _POLL_FIRST, _POLL, _FIRST_TRIES = 0.00005, 0.0003, 40
 _SHARE_FOR_TURNSTILE = 0.05
 
 
-@dataclass(slots=True)
 class Write:
-    """One statement, which may ask for `:now`, and what it returned."""
+    """One statement: `values` gives its parameters at the moment when it runs, however long it waited for its turn."""
 
-    statement: str
-    parameters: dict[str, Any]
-    durable: bool
-    rows: list[Row] = field(default_factory=list)
+    __slots__ = ("changed", "durable", "rows", "statement", "values")
 
-    def run(self, connection: sqlite3.Connection) -> None:
-        self.rows = connection.execute(self.statement, {**self.parameters, "now": clock.now()}).fetchall()
+    def __init__(self, statement: str, values: Callable[[float], Row], *, durable: bool) -> None:
+        self.statement = statement
+        self.values = values
+        self.durable = durable
+        self.changed = 0  # how many rows it wrote
+        self.rows: list[Row] = []  # what it returned
+
+    def run(self, connection: Connection) -> None:
+        """Run it, in a transaction of its own where there is none."""
+        cursor = connection.execute(self.statement, self.values(clock.now()))
+        self.rows = cursor.fetchall()
+        self.changed = cursor.rowcount
 
 
 class SQLiteFile:
@@ -55,28 +60,25 @@ class SQLiteFile:
         self._connections = SQLiteConnections(path)
         self._turnstile = Turnstile(path.with_name(f"{path.name}-turn"))
         self._commits: GroupCommit[Sequence[Write]] = GroupCommit(self._commit)
+        self._checkpoints = Checkpoints(self._checkpoint)
         self._gate = ForkGate(before=self._connections.close, in_child=self._begin_afresh)
 
-    def select(self, statement: str, *parameters: object) -> list[Row]:
+    def read(self, statement: str, values: Row) -> list[Row]:
         """The rows that `statement` reads."""
+        try:
+            try:
+                return self._read(statement, values)
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+            return self._patiently(lambda: self._read(statement, values))
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error) from error
 
-        def read() -> list[Row]:
-            with self._connections.borrow(durable=False) as connection:
-                return connection.execute(statement, parameters).fetchall()
-
-        with self._translated():
-            return self._patiently(read)
-
-    def write(self, statement: str, *, durable: bool, **parameters: object) -> list[Row]:
-        """Run one statement and return its rows; `durable`: on disk when this returns."""
-        write = Write(statement, parameters, durable)
-        self._commits.submit((write,))
-        return write.rows
-
-    def write_all(self, writes: Sequence[Write]) -> None:
-        """Run all these writes in one transaction."""
-        if writes:
-            self._commits.submit(writes)
+    def write(self, *writes: Write) -> None:
+        """Run all these in one transaction, on the disk when this returns where one of them is `durable`."""
+        self._commits.submit(writes)
+        self._checkpoints.after(sum(write.changed for write in writes))
 
     def close(self) -> None:
         """Close every connection that is not in use now; the next call opens new ones."""
@@ -88,37 +90,56 @@ class SQLiteFile:
         self._turnstile.close()
         self._commits = GroupCommit(self._commit)
 
+    def _read(self, statement: str, values: Row) -> list[Row]:
+        with self._gate:
+            connection = self._connections.take()
+            try:
+                rows: list[Row] = connection.execute(statement, values).fetchall()
+            except BaseException as error:
+                self._connections.drop(connection, error)
+                raise
+            self._connections.give_back(connection)
+            return rows
+
+    def _checkpoint(self, statement: str) -> tuple[int, int, int]:
+        ((busy, pages, copied),) = self._read(statement, ())
+        return busy, pages, copied
+
     def _commit(self, jobs: Sequence[Sequence[Write]]) -> None:
         """Run all these writes in one transaction. Called by one thread at a time."""
-        writes = [write for job in jobs for write in job]
+        writes = jobs[0] if len(jobs) == 1 else [write for job in jobs for write in job]
         durable = self._durable and any(write.durable for write in writes)
-
-        def at_once() -> None:
-            with self._connections.borrow(durable=durable) as connection:
-                writes[0].run(connection)  # a transaction of its own, as SQLite makes one
-
-        def in_turn() -> None:
-            with self._connections.borrow(durable=durable) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                # The write lock is ours: whoever comes next may begin to wait for it.
-                self._turnstile.leave()
-                for write in writes:
-                    write.run(connection)
-                connection.execute("COMMIT")
-
-        with self._translated():
-            if len(writes) == 1 and self._turnstile.empty():
+        try:
+            if self._turnstile.empty():
                 try:
-                    with self._gate:
-                        return at_once()
+                    return self._run(writes, durable)
                 except sqlite3.OperationalError as error:
                     if not is_busy(error):
                         raise
             try:
                 self._wait_for_turn()
-                self._patiently(in_turn)
+                self._patiently(lambda: self._run(writes, durable))
             finally:
                 self._turnstile.leave()
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error) from error
+
+    def _run(self, writes: Sequence[Write], durable: bool) -> None:
+        with self._gate:
+            connection = self._connections.take()
+            try:
+                connection.wait_for_disk(durable)
+                if len(writes) == 1:
+                    writes[0].run(connection)  # a transaction of its own, as SQLite makes one
+                else:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for write in writes:
+                        write.run(connection)
+                    connection.execute("COMMIT")
+            except BaseException as error:
+                self._connections.drop(connection, error)
+                raise
+            self._connections.give_back(connection)
 
     def _wait_for_turn(self) -> None:
         for _ in _naps(self._busy_timeout * _SHARE_FOR_TURNSTILE):
@@ -131,8 +152,7 @@ class SQLiteFile:
         trouble: sqlite3.OperationalError | None = None
         for _ in _naps(self._busy_timeout):
             try:
-                with self._gate:
-                    return act()
+                return act()
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
@@ -140,13 +160,9 @@ class SQLiteFile:
         assert trouble is not None
         raise trouble
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            kind = NoTurn if is_busy(error) else StoreUnavailable
-            raise kind(f"SQLite file {self.path.name}: {error}") from error
+    def _trouble(self, error: Exception) -> StoreUnavailable:
+        kind = NoTurn if is_busy(error) else StoreUnavailable
+        return kind(f"SQLite file {self.path.name}: {error}")
 
 
 def _naps(seconds: float) -> Iterator[None]:

@@ -15,6 +15,10 @@ _PLACES = 8
 #: So many entries pass by the queue once one has waited in vain: somebody in the queue was stopped there.
 _ENTRIES_SKIPPED = 200
 
+#: Who finds the queue empty passes by so many times before asking again: nobody waits long for that, and asking costs
+#: two system calls. Who finds somebody, or waits, asks every time for a while.
+_PASSED_BY, _ASKED = 7, 64
+
 
 class Turnstile:
     """A queue in the bytes of a lock file: each who waits locks the byte of its place, and moves up.
@@ -29,14 +33,24 @@ class Turnstile:
         self._file: int | None = None
         self._place: int | None = None  # 0: at the head
         self._skip = 0
+        self._pass_by = 0
+        self._ask = 0
 
     def empty(self) -> bool:
-        """Whether no other process waits."""
+        """Whether no other process waits, as far as is known."""
         if self._skip:
             return True
+        if self._pass_by:
+            self._pass_by -= 1
+            return True
         if not self._take(0, _PLACES):
+            self._ask = _ASKED
             return False
         self._free(0, _PLACES)
+        if self._ask:
+            self._ask -= 1
+        else:
+            self._pass_by = _PASSED_BY
         return True
 
     def enter(self) -> bool:
@@ -44,6 +58,7 @@ class Turnstile:
         if self._skip:
             self._skip -= 1
             return True
+        self._ask = _ASKED
         while self._place != 0:
             ahead = _PLACES - 1 if self._place is None else self._place - 1
             if not self._take(ahead, 1):

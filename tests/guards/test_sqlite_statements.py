@@ -1,12 +1,14 @@
 """What each kind of request costs the SQLite store: statements, commits, and commits that wait for the disk."""
 
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flask_idempotency.engine.records import Claimed, RecordKey
 from flask_idempotency.stores import SQLiteStore
 
 from .requests import UNTOUCHED, Kind, Shop
@@ -106,10 +108,24 @@ def test_only_a_completion_of_the_durable_store_waits_for_the_disk(
     assert (found["synced"], found.total()) == (synced if durable else 0, in_all)
 
 
-def test_a_sweep_is_one_statement_that_does_not_wait_for_the_disk(trace: Trace, tmp_path: Path) -> None:
+def test_a_sweep_that_finds_nothing_only_reads(trace: Trace, tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "records.db")
     store.purge(limit=1)
     shop = Shop(store)
     before = trace.read_commits()
-    assert shop.sixteen(trace.read_statements) == {"SELECT": 16, "INSERT": 16, "UPDATE": 16, "DELETE": 1}
+    assert shop.sixteen(trace.read_statements) == {"SELECT": 17, "INSERT": 16, "UPDATE": 16}
+    assert trace.read_commits() - before == {"unsynced": 16, "synced": 16}
+
+
+def test_a_sweep_that_finds_something_is_one_statement_that_does_not_wait_for_the_disk(
+    trace: Trace, tmp_path: Path
+) -> None:
+    store = SQLiteStore(tmp_path / "records.db")
+    shop = Shop(store)
+    for number in range(32):
+        over = store.claim(RecordKey(b"%16d" % number), b"f" * 16, lease=0.0001, retention=0.0001)
+        assert isinstance(over, Claimed)
+    time.sleep(0.01)
+    before = trace.read_commits()
+    assert shop.sixteen(trace.read_statements) == {"SELECT": 17, "INSERT": 16, "UPDATE": 16, "DELETE": 1}
     assert trace.read_commits() - before == {"unsynced": 17, "synced": 16}

@@ -79,7 +79,7 @@ def corrupt(path: Path) -> None:
 def newer(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE idempotency_schema (version INTEGER NOT NULL)")
-    connection.execute("INSERT INTO idempotency_schema VALUES (2)")
+    connection.execute("INSERT INTO idempotency_schema VALUES (3)")
     connection.commit()
     connection.close()
 
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_used_is_a_503_until_it_is_mended(path: Path, trou
 def test_a_file_of_a_newer_library_is_left_as_it_is(path: Path) -> None:
     newer(path)
     before = path.read_bytes()
-    with pytest.raises(StoreUnavailable, match="layout 2 of another version"):
+    with pytest.raises(StoreUnavailable, match="layout 3 of another version"):
         SQLiteStore(path).claim(RecordKey(b"r" * 16), FINGERPRINT, lease=1, retention=1)
     assert path.read_bytes() == before
     assert [sibling.name for sibling in path.parent.iterdir()] == [path.name]

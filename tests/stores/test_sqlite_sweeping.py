@@ -2,14 +2,20 @@
 
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from freezegun import freeze_time
+from freezegun.api import FrozenDateTimeFactory
 
 from flask_idempotency.engine.engine import Engine, Run
 from flask_idempotency.engine.policy import Policy
+from flask_idempotency.engine.records import Claim, Claimed, RecordKey
 from flask_idempotency.stores import SQLiteStore
-from flask_idempotency.stores.sqlite import _PURGE
+from flask_idempotency.stores.sqlite import _DUE, _PURGE
+from flask_idempotency.stores.sqlite_file import SQLiteFile, Write
+from flask_idempotency.stores.sqlite_schema import first_place
 
 EXPIRED = 50_000
 
@@ -34,8 +40,11 @@ def path(tmp_path: Path) -> Path:
     connection = sqlite3.connect(path)
     over = time.time() - 1
     connection.executemany(
-        "INSERT INTO idempotency_records VALUES (?, ?, ?, 1, NULL, ?, ?)",
-        ((b"%16d" % number, b"f" * 16, b"t" * 16, over - number, b"x" * 50) for number in range(EXPIRED)),
+        "INSERT INTO idempotency_records VALUES (?, ?, ?, ?, 1, NULL, ?, ?)",
+        (
+            (first_place(over - number), b"%16d" % number, b"f" * 16, b"t" * 16, over - number, b"x" * 50)
+            for number in range(EXPIRED)
+        ),
     )
     connection.commit()
     connection.close()
@@ -71,9 +80,98 @@ def test_no_request_takes_more_than_a_batch_and_all_are_gone_in_the_end(path: Pa
     assert max(taken for _, taken in store.taken) <= 32
 
 
-def test_a_batch_is_found_by_the_index_without_looking_at_the_rest(path: Path) -> None:
+def test_a_batch_is_found_and_taken_without_looking_at_the_rest(path: Path) -> None:
     connection = sqlite3.connect(path)
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {_PURGE}", {"now": 0, "limit": 1})]
+    for statement in (_DUE, _PURGE):
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (0, 1))]
+        assert plan == ["SEARCH idempotency_records USING INTEGER PRIMARY KEY (rowid<?)"]
     connection.close()
-    assert any("USING COVERING INDEX idempotency_records_by_expiry (expires_at<?)" in step for step in plan), plan
-    assert not any(step.startswith("SCAN") or "TEMP B-TREE" in step for step in plan), plan
+
+
+def test_a_large_purge_lets_others_write_every_few_records(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    write = SQLiteFile.write
+
+    def noted(file: SQLiteFile, *writes: Write) -> None:
+        write(file, *writes)
+        taken.append(sum(each.changed for each in writes))
+
+    monkeypatch.setattr(SQLiteFile, "write", noted)
+    assert SQLiteStore(path, durable=False).purge(limit=1000) == 1000
+    assert (sum(taken), max(taken)) == (1000, 32)
+
+
+@pytest.fixture
+def frozen() -> Iterator[FrozenDateTimeFactory]:
+    with freeze_time("2026-01-01") as frozen:
+        assert isinstance(frozen, FrozenDateTimeFactory)
+        yield frozen
+
+
+@pytest.fixture
+def store(tmp_path: Path, frozen: FrozenDateTimeFactory) -> SQLiteStore:
+    return SQLiteStore(tmp_path / "short.db", durable=False)
+
+
+def claim(store: SQLiteStore, name: str, *, lease: float = 30.0, retention: float = 60.0) -> Claim:
+    outcome = store.claim(RecordKey.of(b"p" * 16, name), b"f" * 16, lease=lease, retention=retention)
+    assert isinstance(outcome, Claimed)
+    return outcome.claim
+
+
+def test_a_record_is_swept_in_the_moment_in_which_it_expires(store: SQLiteStore, frozen: FrozenDateTimeFactory) -> None:
+    for number in range(100):  # all in the same moment
+        store.complete(claim(store, str(number)), None, retention=60.0)
+    frozen.tick(59.999)
+    assert store.purge(limit=1000) == 0
+    frozen.tick(0.001)
+    assert store.purge(limit=1000) == 100
+
+
+def test_one_that_expires_sooner_than_its_claim_foresaw_is_swept_when_it_does(
+    store: SQLiteStore, frozen: FrozenDateTimeFactory
+) -> None:
+    store.complete(claim(store, "later"), None, retention=60.0)
+    store.complete(claim(store, "sooner"), None, retention=5.0)
+    frozen.tick(5)
+    assert store.purge(limit=1000) == 1
+
+
+def test_one_that_lives_longer_than_its_claim_foresaw_is_kept_and_keeps_no_sweep_from_the_others(
+    store: SQLiteStore, frozen: FrozenDateTimeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = [claim(store, f"longer-{number}") for number in range(50)]
+    frozen.tick(25)
+    store.renew(longer, lease=120.0)
+    done = [claim(store, f"done-{number}", retention=36.0) for number in range(50)]
+    for each in done:
+        store.complete(each, None, retention=36.0)
+    frozen.tick(36)
+    # All are due, those that live longer before the others.
+    assert [store.purge(limit=20) for _ in range(4)] == [10, 20, 20, 0]
+    looked_at = []
+    read = SQLiteFile.read
+
+    def noted(file: SQLiteFile, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        rows = read(file, statement, values)
+        looked_at.extend(rows)
+        return rows
+
+    monkeypatch.setattr(SQLiteFile, "read", noted)
+    assert (store.purge(limit=20), looked_at) == (0, [])
+    for each in longer:
+        assert store.complete(each, None, retention=60.0)
+    frozen.tick(60)
+    assert store.purge(limit=1000) == 50
+
+
+def test_a_key_claimed_again_is_swept_when_its_new_record_expires(
+    store: SQLiteStore, frozen: FrozenDateTimeFactory
+) -> None:
+    store.complete(claim(store, "again"), None, retention=60.0)
+    frozen.tick(60)
+    again = claim(store, "again", retention=100.0)
+    assert store.purge(limit=10) == 0
+    assert store.complete(again, None, retention=100.0)
+    frozen.tick(100)
+    assert store.purge(limit=10) == 1
