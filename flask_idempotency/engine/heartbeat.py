@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from .process_lock import ProcessLock
 from .records import Claim
@@ -37,6 +38,7 @@ class _Debt:
     finish: Callable[[], object]
     #: Whoever takes the one thing in it calls `finish`, and puts it back where that failed.
     baton: list[None] = field(default_factory=lambda: [None])
+    failed_at: float = 0.0  # by the monotonic clock; 0 before it was tried
 
 
 class Heartbeat:
@@ -139,10 +141,12 @@ class Heartbeat:
             with self._starting:
                 self._pause = min(self._pause, _RETRY_EVERY)
         unreachable: set[int] = set()
-        for debt in list(self._owed.values()):
+        # What has failed comes last, so that what a store will never take keeps nothing else waiting.
+        for debt in sorted(self._owed.values(), key=attrgetter("failed_at")):
             # A store that is out of reach may take its time to say so, and others' claims wait meanwhile.
             if id(debt.store) not in unreachable and not self._pay(debt):
                 unreachable.add(id(debt.store))
+                debt.failed_at = time.monotonic()
 
     def _renew(self, beats: list[_Beat], lease: float, now: float) -> bool:
         try:
