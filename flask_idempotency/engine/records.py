@@ -2,8 +2,9 @@
 
 import json
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Self
+
+from .digests import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class RecordKey:
     @classmethod
     def of(cls, principal: bytes, key: str) -> Self:
         """The identity of `key` as sent on behalf of `principal`, which is itself a digest of fixed length."""
-        return cls(blake2b(principal + key.encode(), digest_size=16).digest())
+        return cls(digest(principal + key.encode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, request
+from flask import Flask, Request, Response, current_app
 from werkzeug.exceptions import HTTPException
 
 from ..engine.attempt import Attempt, State
@@ -19,11 +21,21 @@ from ..http.policy_page import answer, link_target
 from ..http.problems import Problem, problem
 from ..http.replay import keep, replay_headers
 from ..http.stream import Recording, WatchedStream
+from .after_view import stand_after_the_view
 from .atomic_views import AtomicViews
-from .passage import PASSAGE, Passage, kept_response, rewind, take_whole
+from .passage import (
+    PASSAGE,
+    Passage,
+    current_passage,
+    current_request,
+    is_replay_of,
+    kept_response,
+    rewind,
+    take_whole,
+)
 from .request_keeping import RequestKeeping
 from .signed_in import SignedInUser
-from .views import ViewPolicies
+from .views import InForce, ViewPolicies
 
 
 class Hooks:
@@ -42,13 +54,14 @@ class Hooks:
         """Put the hooks where the order of `init_app` calls cannot move them.
 
         Our before-request hook runs after all others, those of blueprints too, so that authentication, CSRF and rate
-        limits refuse first. Flask has no hook for "last", so its `preprocess_request` is extended.
+        limits refuse first. Flask has no hook for "last", so its `preprocess_request` is extended. At the end of a
+        request nothing that fails before us may keep us from giving the key back, so its `do_teardown_request` is, too.
         """
         app = self.app
         others = app.preprocess_request
 
         def preprocess_request(*args: Any) -> Any:
-            current = _current_request()
+            current = current_request()
             in_force = self.views.of(current)
             if in_force is None:
                 return others(*args)
@@ -58,7 +71,7 @@ class Hooks:
             # Before anything reads the body: what reads it first reads it through ours.
             passage = Passage(in_force.policy, place_body(environ, in_force.policy))
             environ[PASSAGE] = passage
-            self._stand_last()
+            stand_after_the_view(app, after)
             refused = others(*args)
             if refused is not None or in_force.decorated:
                 return refused
@@ -68,27 +81,34 @@ class Hooks:
             dispatch = app.dispatch_request
 
             def dispatch_request(*args: Any) -> Any:
-                passage = _current_request().environ.get(PASSAGE)
+                passage = current_passage()
                 if passage is None or not passage.admitted:  # a decorator further in will see to it
                     return dispatch(*args)
                 return self.run(passage, lambda: dispatch(*args))
 
             app.dispatch_request = dispatch_request  # type: ignore[method-assign]
 
-        # Plain functions: Flask looks at each hook on each request, and has longer to look at a method.
+        # A plain function: Flask looks at each hook on each request, and has longer to look at a method.
         def after(response: Response) -> Response:
-            passage = _current_request().environ.get(PASSAGE)
-            return response if passage is None else self._after(passage, response)
+            current = current_request()
+            passage: Passage = current.environ[PASSAGE]
+            return self._after(current, passage, response)
 
-        def teardown(error: BaseException | None) -> None:
-            environ = _current_request().environ
-            if PASSAGE in environ:
-                self._teardown(environ[PASSAGE], error)
+        teardown = app.do_teardown_request
 
-        self._after_hook = after
+        def do_teardown_request(*args: Any) -> None:
+            passage = current_passage()
+            if passage is None:
+                return teardown(*args)
+            error = args[-1] if args else sys.exc_info()[1]
+            try:
+                teardown(*args)
+            finally:
+                self._teardown(passage, error)
+
+        stand_after_the_view(app, after)
         app.preprocess_request = preprocess_request  # type: ignore[method-assign]
-        app.after_request(after)
-        app.teardown_request(teardown)
+        app.do_teardown_request = do_teardown_request  # type: ignore[method-assign, assignment]
         if self.policy.docs_url is not None and self.policy.docs_url.startswith("/"):
             app.add_url_rule(self.policy.docs_url, "idempotency_policy", self._policy_page, methods=["GET"])
 
@@ -105,7 +125,7 @@ class Hooks:
             request=lambda: current,
             engine=self.engine,
             policy=passage.policy,
-            limit=current.max_content_length,
+            limit=self._limit(current),
             signed_in=self._signed_in,
         )
         if passage.body is not None and environ["wsgi.input"] is not passage.body:
@@ -113,7 +133,8 @@ class Hooks:
         match decision:
             case Run(attempt) if attempt is not None:
                 passage.attempt = environ[ATTEMPT] = attempt
-                self.request_keeping.keep(current, attempt)
+                if attempt.policy.keep_request:
+                    self.request_keeping.keep(current, attempt)
             case Replay(kept):
                 passage.replayed = kept
                 return self._replay(kept)
@@ -121,9 +142,17 @@ class Hooks:
                 return self._refuse(decision, passage.policy)
         return None
 
-    def admit_in_view(self, policy: Policy) -> Response | None:
-        """Claim at the place of a view's decorator, under the view's policy."""
-        current = _current_request()
+    def _limit(self, current: Request) -> int | None:
+        """`current.max_content_length`: Flask's own way to it goes twice through `current_app`, which costs a claim."""
+        as_flask_has_it = type(current).max_content_length is Request.max_content_length
+        if as_flask_has_it and getattr(current, "_max_content_length", None) is None:
+            limit: int | None = self.app.config["MAX_CONTENT_LENGTH"]
+            return limit
+        return current.max_content_length
+
+    def run_in_view(self, in_force: InForce, view: Callable[[], Any]) -> Any:
+        """Claim at the place of a view's decorator, under the view's policy, and run what it stands around."""
+        current, policy = current_request(), in_force.policy
         environ = current.environ
         passage = environ.get(PASSAGE)
         if passage is not None and passage.admitted:
@@ -131,48 +160,35 @@ class Hooks:
             passage.policy = policy
             if passage.attempt is not None:
                 passage.attempt.policy = policy
-            return None
+            return self.run(passage, view)
         if ATTEMPT in environ or current.method not in policy.methods:
-            return None
+            return view()
         if passage is None:
-            if self.views.exempts(current):
-                return None
+            if in_force.lets_pass(environ) or self.views.exempts(current):
+                return view()
             passage = environ[PASSAGE] = Passage(policy, place_body(environ, policy))
-        return self.admit(current, passage)
+        answered = self.admit(current, passage)
+        return self.run(passage, view) if answered is None else answered
 
     def run(self, passage: Passage, view: Callable[[], Any]) -> Any:
         """Run the view of an admitted request; in one transaction with its answer, where the policy says so."""
         if passage.attempt is None or passage.entered or not passage.policy.atomic:
             return view()
         passage.entered = True
-        current = _current_request()
+        current = current_request()
         return self._atomic_views.run(passage, passage.attempt, view, lambda: rewind(current))
 
-    def run_in_view(self, view: Callable[[], Any]) -> Any:
-        """Run what a view's decorator stands around."""
-        passage = _current_request().environ.get(PASSAGE)
-        return view() if passage is None else self.run(passage, view)
-
-    def _stand_last(self) -> None:
-        """Be the first of the app-wide after-request hooks to run: Flask runs the last one registered first.
-
-        So what the view and its blueprint answered is kept, and app-wide hooks act once on each response, a replay
-        too.
-        """
-        hooks, ours = self.app.after_request_funcs[None], self._after_hook
-        if hooks[-1] is not ours:
-            # A new list: other threads may be going through the old one.
-            self.app.after_request_funcs[None] = [*(hook for hook in hooks if hook is not ours), ours]
-
-    def _after(self, passage: Passage, response: Response) -> Response:
+    def _after(self, current: Request, passage: Passage, response: Response) -> Response:
         if passage.replayed is not None:
             # As it was kept, without what the blueprint's hooks did to it a second time.
-            return self._replay(passage.replayed)
+            untouched = is_replay_of(passage.replayed, response)
+            return response if untouched else self._replay(passage.replayed)
         attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return response
         held = self._conclude(passage, attempt, response)
-        self.request_keeping.forget(_current_request(), attempt)
+        if attempt.policy.keep_request:
+            self.request_keeping.forget(current, attempt)
         if held or passage.committed:
             return response
         response.close()
@@ -236,9 +252,9 @@ class Hooks:
             self.engine.abandon(attempt)
 
     def _replay(self, kept: StoredResponse) -> Response:
-        response = self.app.response_class(kept.body, status=kept.status)
-        response.headers.clear()
-        response.headers.extend(replay_headers(kept))
+        response = self.app.response_class(status=kept.status)
+        response.response = [kept.body]
+        response.headers[:] = replay_headers(kept)
         return response
 
     def refusal_of_step(self, refused: StepRefused, policy: Policy) -> HTTPException:
@@ -247,17 +263,11 @@ class Hooks:
         return HTTPException(response=self._refuse(refusal, policy))
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
-        docs_url = link_target(request.environ.get("SCRIPT_NAME", ""), policy.docs_url)
+        docs_url = link_target(current_request().environ.get("SCRIPT_NAME", ""), policy.docs_url)
         return self.app.response_class(refusal.body, status=refusal.status, headers=refusal.headers(docs_url))
 
     def _policy_page(self) -> Any:
-        return answer(request, self.views.published())
-
-
-def _current_request() -> Request:
-    """The request itself: each look through Flask's proxy costs as much as ten at the request."""
-    current: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return current
+        return answer(current_request(), self.views.published())
 
 
 def current_hooks() -> Hooks:
@@ -274,10 +284,8 @@ def in_view(options: dict[str, Any], view: Callable[..., Any]) -> Callable[..., 
 
     def claiming_view(*args: Any, **kwargs: Any) -> Any:
         hooks = current_hooks()
-        answered = hooks.admit_in_view(hooks.views.with_options(options))
-        if answered is not None:
-            return answered
-        run = current_app.ensure_sync(view)
-        return hooks.run_in_view(lambda: run(*args, **kwargs))
+        decorated = hooks.views.decorated(claiming_view, view, options)
+        run = view if decorated.plain else current_app.ensure_sync(view)
+        return hooks.run_in_view(decorated.in_force, partial(run, *args, **kwargs))
 
     return claiming_view

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Request, Response
+from flask import Request, Response, request
 
 from ..engine.attempt import Attempt
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
 from ..http.body import Body
-from ..http.replay import keep
+from ..http.replay import keep, promised_length, replay_headers
 
 #: Where the environ carries the passage of the request.
 PASSAGE = "flask_idempotency.passage"
@@ -17,25 +17,36 @@ PASSAGE = "flask_idempotency.passage"
 class Passage:
     """What the hooks know of the request."""
 
-    __slots__ = ("admitted", "attempt", "body", "committed", "committed_response", "entered", "policy", "replayed")
+    admitted = False
+    attempt: Attempt | None = None
+    replayed: StoredResponse | None = None
+    entered = False  # an atomic view is under way
+    # It has committed: whatever happens to the response on its way, the work is done.
+    committed = False
+    committed_response: StoredResponse | None = None
 
     def __init__(self, policy: Policy, body: Body | None) -> None:
         self.policy = policy
         self.body = body
-        self.admitted = False
-        self.attempt: Attempt | None = None
-        self.replayed: StoredResponse | None = None
-        self.entered = False  # an atomic view is under way
-        # It has committed: whatever happens to the response on its way, the work is done.
-        self.committed = False
-        self.committed_response: StoredResponse | None = None
 
 
-def rewind(request: Request) -> None:
+def current_request() -> Request:
+    """The request itself: each look through Flask's proxy costs as much as ten at the request."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return current
+
+
+def current_passage() -> Passage | None:
+    """The passage of the current request; None where it passes us by."""
+    passage: Passage | None = current_request().environ.get(PASSAGE)
+    return passage
+
+
+def rewind(current: Request) -> None:
     """Let the body, which was read as a whole, be read again from its beginning."""
-    request.environ["wsgi.input"].seek(0)
+    current.environ["wsgi.input"].seek(0)
     # Flask makes another stream of it, within the limits that are set by then.
-    request.__dict__.pop("stream", None)
+    current.__dict__.pop("stream", None)
 
 
 def take_whole(response: Response, limit: int) -> bool:
@@ -58,7 +69,19 @@ def take_whole(response: Response, limit: int) -> bool:
 
 def kept_response(response: Response, policy: Policy) -> StoredResponse | None:
     """What is kept of a response whose body is at hand; None (a tombstone) where it is too large or not whole."""
-    body = response.get_data()
-    if len(body) > policy.max_response_bytes or response.content_length not in (None, len(body)):
+    chunks = response.response
+    # As almost all are; what is text is encoded only on its way out.
+    one = isinstance(chunks, list) and len(chunks) == 1 and isinstance(chunks[0], bytes)
+    body: bytes = chunks[0] if one else response.get_data()  # type: ignore[index]
+    if len(body) > policy.max_response_bytes or promised_length(response.headers) not in (None, len(body)):
         return None
     return keep(response.status, response.headers, body, policy)
+
+
+def is_replay_of(kept: StoredResponse, response: Response) -> bool:
+    """Whether the response is still as it was made of what is kept."""
+    return (
+        response.status == kept.status
+        and response.response == [kept.body]
+        and list(response.headers) == replay_headers(kept)
+    )

@@ -61,6 +61,14 @@ class InForce:
         return not self.policy.required and self.header is not None and self.header not in environ
 
 
+@dataclass(frozen=True, slots=True)
+class DecoratedView:
+    """A view within its decorator. `plain`: Flask calls it as it is; else it may be asynchronous."""
+
+    in_force: InForce
+    plain: bool
+
+
 class ViewPolicies:
     """The policies of one application's views."""
 
@@ -68,8 +76,19 @@ class ViewPolicies:
         self._app = app
         self._policy = policy
         self._known: dict[tuple[str, str], tuple[Callable[..., Any], InForce | None]] = {}
+        self._decorated: dict[Callable[..., Any], DecoratedView] = {}
 
-    def with_options(self, options: Mapping[str, Any]) -> Policy:
+    def decorated(
+        self, wrapper: Callable[..., Any], view: Callable[..., Any], options: Mapping[str, Any]
+    ) -> DecoratedView:
+        """What is to be known in this application of a view that is decorated with these options."""
+        found = self._decorated.get(wrapper)
+        if found is None:
+            in_force = InForce.by(self._with_options(options), decorated=True)
+            found = self._decorated[wrapper] = DecoratedView(in_force, self._app.ensure_sync(view) is view)
+        return found
+
+    def _with_options(self, options: Mapping[str, Any]) -> Policy:
         """The application's policy with the options of a view."""
         return replace(self._policy, **options)
 
@@ -78,9 +97,10 @@ class ViewPolicies:
         method = request.method
         if method not in self._policy.methods and method not in _marked_methods:
             return None
-        endpoint = request.endpoint
-        if endpoint is None or request.routing_exception is not None:
+        rule = request.url_rule
+        if rule is None or request.routing_exception is not None:
             return None
+        endpoint = rule.endpoint
         view = self._app.view_functions.get(endpoint)
         if view is None:
             return None
@@ -112,7 +132,7 @@ class ViewPolicies:
             return InForce.by(self._policy, decorated=False) if method in self._policy.methods else None
         if said.options is None:
             return None
-        policy = self.with_options(said.options)
+        policy = self._with_options(said.options)
         return InForce.by(policy, decorated=True) if method in policy.methods else None
 
     def _said(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Mark | None:

@@ -11,6 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
+from ..engine.digests import start_digest
 from ..engine.policy import FingerprintBy
 
 #: JSON is digested by value up to this many bytes, by its bytes beyond.
@@ -51,12 +52,12 @@ def start_fingerprint(environ: dict[str, Any], by: FingerprintBy) -> Digester:
     return _head(environ, "bytes")
 
 
-def _head(environ: dict[str, Any], kind: str) -> "blake2b":
+def _head(environ: dict[str, Any], kind: str) -> blake2b:
     method = environ["REQUEST_METHOD"]
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query = environ.get("QUERY_STRING", "")
     head = f"{kind} {method} {len(path)} {path} {len(query)} {query}\n"
-    return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+    return start_digest(head.encode("utf-8", "surrogatepass"))
 
 
 def _is_json(content_type: str) -> bool:
@@ -114,7 +115,7 @@ def _number(text: str) -> tuple[int, str, int]:
 class _MultipartDigester:
     """Digests a form by its parts, since a retry has another boundary."""
 
-    def __init__(self, whole: "blake2b", content_type: str) -> None:
+    def __init__(self, whole: blake2b, content_type: str) -> None:
         self._whole = whole
         self._part: blake2b | None = None
         self._rest = b""
@@ -162,7 +163,7 @@ class _MultipartDigester:
         """Digest what has arrived; True once the form has ended."""
         while not isinstance(event := decoder.next_event(), NeedData):
             if isinstance(event, Field | File):
-                self._part = blake2b(_describe(event), digest_size=16)
+                self._part = start_digest(_describe(event))
             elif isinstance(event, Data):
                 self._take_data(event)
             elif isinstance(event, Epilogue):

@@ -3,12 +3,12 @@
 import inspect
 import re
 from collections.abc import Callable
-from hashlib import blake2b
 from types import FunctionType
 from typing import Any
 
 from werkzeug import Request
 
+from ..engine.digests import digest
 from ..engine.policy import Policy
 from .header import environ_name
 
@@ -71,7 +71,7 @@ def _text(value: object) -> str:
 def _digest(*parts: str) -> bytes:
     # Each part is framed by its length, so that no two lists of parts read the same.
     framed = "".join([f"{len(part)}:{part}" for part in parts])
-    return blake2b(framed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return digest(framed.encode("utf-8", "surrogatepass"))
 
 
 _NOBODY = _digest("nobody")

@@ -348,3 +348,23 @@ def test_a_sweep_that_fails_harms_no_request(monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(begun, Run)
         assert begun.attempt is not None
         engine.release(begun.attempt)
+
+
+def test_an_observer_is_told_what_it_hears_at_that_moment() -> None:
+    class Picky:
+        heard: list[Event] = []
+        ears: set[Outcome] = set()
+
+        def hears(self, outcome: Outcome) -> bool:
+            return outcome in self.ears
+
+        def __call__(self, event: Event) -> None:
+            self.heard.append(event)
+
+    picky = Picky()
+    engine = Engine(MemoryStore(), observers=[picky])
+    engine.tell(Outcome.MISSING)
+    picky.ears.add(Outcome.MISSING)
+    engine.tell(Outcome.MALFORMED)
+    engine.tell(Outcome.MISSING)
+    assert picky.heard == [Event(Outcome.MISSING)]

@@ -215,3 +215,24 @@ def test_the_store_of_one_application_is_not_another_ones() -> None:
         Idempotency(app, store=store)
         app.add_url_rule("/x", "x", lambda: "done", methods=["POST"])
         assert "Idempotent-Replayed" not in post(app).headers
+
+
+def test_one_function_under_two_decorators_has_the_options_of_each_in_each_application() -> None:
+    heard: list[Any] = []
+
+    def view() -> str:
+        attempt = idempotency.attempt
+        heard.append(attempt and (attempt.policy.lease, attempt.policy.wait))
+        return "ok"
+
+    first, idempotency = make_app(wait=1)
+    second = Flask(__name__)
+    Idempotency(second, store=MemoryStore(), policy=Policy(wait=2))
+    short, long = idempotency.view(lease=5)(view), idempotency.view(lease=50)(view)
+    for app in (first, second):
+        app.add_url_rule("/x", "short", short, methods=["POST"])
+        app.add_url_rule("/y", "long", long, methods=["POST"])
+    for app in (first, second, first):
+        for path in ("/x", "/y"):
+            post(app, path, key=f"{len(heard)}")
+    assert heard == [(5, 1), (50, 1), (5, 2), (50, 2), (5, 1), (50, 1)]

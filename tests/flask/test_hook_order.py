@@ -1,0 +1,109 @@
+"""Where our hooks stand among those of the application, whatever it does with its own."""
+
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, Response, request
+
+from tests.flask.apps import make_app, post
+
+
+def test_an_application_that_replaces_its_list_of_hooks_does_not_lose_ours() -> None:
+    app, _ = make_app()
+    runs: list[None] = []
+    app.add_url_rule("/x", "x", lambda: str(runs.append(None)), methods=["POST"])
+    assert post(app, key="before").status_code == 200
+
+    def stamp(response: Response) -> Response:
+        response.headers.add("X-Stamp", "app")
+        return response
+
+    app.after_request_funcs[None] = [stamp]
+    first, again = post(app), post(app)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert len(runs) == 2
+    # After ours, so that it acts on each response, and once.
+    assert first.headers.getlist("X-Stamp") == again.headers.getlist("X-Stamp") == ["app"]
+
+
+def test_an_after_request_hook_that_comes_later_or_is_put_first_runs_after_ours() -> None:
+    app, _ = make_app()
+    app.add_url_rule("/x", "x", lambda: "ok", methods=["POST"])
+
+    def stamp(name: str) -> Any:
+        def hook(response: Response) -> Response:
+            response.headers.add("X-Stamp", name)
+            return response
+
+        return hook
+
+    app.after_request(stamp("late"))
+    app.after_request_funcs[None].insert(0, stamp("first"))
+    first, again = post(app), post(app)
+    assert first.headers.getlist("X-Stamp") == again.headers.getlist("X-Stamp") == ["late", "first"]
+
+
+@pytest.mark.parametrize("of", ["headers", "status", "body", "another"])
+def test_a_replay_is_as_it_was_kept_whatever_the_blueprint_does_to_it(of: str) -> None:
+    blueprint = Blueprint("shop", __name__)
+    blueprint.add_url_rule("/x", "x", lambda: ("ok", 201), methods=["POST"])
+
+    @blueprint.after_request
+    def change(response: Response) -> Response:
+        if of == "headers":
+            response.headers.add("X-Count", "1")
+        elif of == "status":
+            response.status_code += 1
+        elif of == "body":
+            response.set_data(response.get_data() + b"!")
+        else:
+            return Response(response.get_data() + b"?", 299)
+        return response
+
+    app, _ = make_app()
+    app.register_blueprint(blueprint)
+    first, again = post(app), post(app)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (again.status, again.data) == (first.status, first.data)
+    assert again.headers.getlist("X-Count") == first.headers.getlist("X-Count")
+
+
+def test_a_request_that_passes_by_has_no_hook_more_than_without_us() -> None:
+    app, _ = make_app(required=False)
+    app.add_url_rule("/x", "x", lambda: "ok", methods=["GET", "POST"])
+    synchronous: list[str] = []
+
+    class Noting(Flask):
+        def ensure_sync(self, function: Any) -> Any:
+            synchronous.append(function.__name__)
+            return super().ensure_sync(function)
+
+    app.__class__ = Noting
+    for method, key in (("GET", "k"), ("POST", None)):
+        post(app, method=method, key=key)
+        assert synchronous == ["<lambda>"]
+        synchronous.clear()
+    post(app)
+    assert synchronous == ["<lambda>", "after"]
+
+
+def test_a_teardown_that_fails_does_not_keep_the_key_from_being_given_back() -> None:
+    app, idempotency = make_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    store: Any = idempotency._store
+
+    @app.teardown_request
+    def fail(error: BaseException | None) -> None:
+        if error is not None:
+            raise ZeroDivisionError
+
+    @app.post("/x")
+    def view() -> str:
+        if "fail" in request.args:
+            raise ValueError("the handler failed")
+        return "ok"
+
+    with pytest.raises(ZeroDivisionError):
+        post(app, "/x?fail=1")
+    assert store._records == {}
+    assert post(app).status_code == 200
