@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sqlalchemy import Dialect, text
+from sqlalchemy import Connection, Dialect, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,8 @@ class Call:
     def parameters(self, values: Mapping[str, Any]) -> Any:
         """`values` as the driver takes them."""
         return values if self.order is None else tuple(values[name] for name in self.order)
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> tuple[Any, int]:
+        """The first row that it returns, if it returns any, and how many rows it changed."""
+        result = connection.exec_driver_sql(self.sql, self.parameters(values))
+        return (result.first(), 0) if result.returns_rows else (None, result.rowcount)

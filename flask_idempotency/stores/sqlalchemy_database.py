@@ -16,6 +16,8 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..engine.store import StoreUnavailable
 from .sqlalchemy_call import Call
+from .sqlalchemy_direct import Direct
+from .sqlalchemy_psycopg import look_whether_alone
 from .watchdog import watchdog
 
 T = TypeVar("T")
@@ -56,21 +58,24 @@ def make_engine(url: str) -> Engine:
             "hide_parameters": True,
             "execution_options": {_OURS: True},
         }
-        # The ROLLBACK with which a connection goes back to the pool crosses the network for nothing. Since 2.0.43.
+        # At autocommit, the ROLLBACK with which a connection goes back to the pool crosses the network for nothing: the
+        # pool's own, and that of SQLAlchemy's `Connection` (since 2.0.43).
+        options["pool_reset_on_return"] = None
         if "skip_autocommit_rollback" in inspect.signature(DefaultDialect.__init__).parameters:
             options["skip_autocommit_rollback"] = True
         if backend == "postgresql":
             options["connect_args"] = {"connect_timeout": PATIENCE}
             if parsed.get_driver_name() == "psycopg":
-                # Poolers in transaction mode hand on neither prepared statements nor what a session has set: none is
-                # prepared, nothing is set, and the watchdog takes the place of `statement_timeout`.
+                # Through poolers in transaction mode, none is prepared and nothing is set; the watchdog takes the place
+                # of `statement_timeout`.
                 options["connect_args"] |= {"prepare_threshold": None, "tcp_user_timeout": PATIENCE * 1000}
         elif backend in ("mysql", "mariadb"):
             options["connect_args"] = {"connect_timeout": PATIENCE, "read_timeout": PATIENCE, "write_timeout": PATIENCE}
         elif backend == "sqlite":
             options["connect_args"] = {"timeout": PATIENCE}
         if backend != "sqlite":
-            options |= {"pool_timeout": PATIENCE, "pool_recycle": _RECYCLE}
+            # The connection that was used last has its server's caches warm.
+            options |= {"pool_timeout": PATIENCE, "pool_recycle": _RECYCLE, "pool_use_lifo": True}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError):
         # Not their words: they may have the URL in them, and it a password.
@@ -82,6 +87,8 @@ def make_engine(url: str) -> Engine:
         ) from error
     if backend in ("mysql", "mariadb"):
         event.listen(engine, "connect", _read_committed)
+    elif engine.dialect.driver == "psycopg":
+        event.listen(engine, "connect", _look_whether_alone)
     return engine
 
 
@@ -89,6 +96,11 @@ def _read_committed(connection: Any, record: object) -> None:
     # Under REPEATABLE READ, an insert locks the gap beside it, and strangers deadlock.
     with connection.cursor() as cursor:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _look_whether_alone(connection: Any, record: Any) -> None:
+    with watchdog.bound(connection.fileno, PATIENCE):
+        look_whether_alone(connection, record)
 
 
 @dataclass(slots=True)
@@ -112,6 +124,7 @@ class Database:
         self.engine = engine
         self._ours = engine.get_execution_options().get(_OURS, False)
         self._mysql = engine.dialect.name in ("mysql", "mariadb")
+        self._direct = Direct(engine) if self._ours else None
         #: When it last was in trouble, by this process's monotonic clock.
         self.trouble = float("-inf")
         self._calls: dict[str, Call] = {}
@@ -122,27 +135,32 @@ class Database:
         call = self._calls.get(statement)
         if call is None:
             call = self._calls[statement] = Call.of(statement, self.engine.dialect)
+        direct = self._direct if self._direct is not None and self._direct.is_open else None
         tries = 0
 
-        def run(connection: Connection) -> Answer:
+        def run() -> Answer:
             nonlocal tries
             tries += 1
-            result = connection.exec_driver_sql(call.sql, call.parameters(values))
-            if result.returns_rows:
-                return Answer(result.first(), 0, tries)
-            return Answer(None, result.rowcount, tries)
+            if direct is not None:
+                row, changed = direct.run(call, values, patience=PATIENCE)
+            else:
+                row, changed = self._send(lambda connection: call.run(connection, values))
+            return Answer(row, changed, tries)
 
-        return self.ask(run)
+        return self._patiently(run)
 
     def ask(self, act: Callable[[Connection], T]) -> T:
         """Run one statement, which must recognise itself when it is sent again, in a transaction of its own."""
-        # No BEGIN and no COMMIT crosses the network. On an engine of MySQL that was handed in, switching to that and
-        # back would cost more than it saves.
-        return self._patiently(self._transact if self._mysql and not self._ours else self._ask, act)
+        return self._patiently(lambda: self._send(act))
 
     def transact(self, act: Callable[[Connection], T]) -> T:
         """Run several statements in one transaction at READ COMMITTED. For MariaDB and MySQL."""
-        return self._patiently(self._transact, act)
+        return self._patiently(lambda: self._transact(act))
+
+    def _send(self, act: Callable[[Connection], T]) -> T:
+        # No BEGIN and no COMMIT crosses the network. On an engine of MySQL that was handed in, switching to that and
+        # back would cost more than it saves.
+        return self._transact(act) if self._mysql and not self._ours else self._ask(act)
 
     def _ask(self, act: Callable[[Connection], T]) -> T:
         with self._autocommit.connect() as connection, self._bound(connection):
@@ -165,11 +183,11 @@ class Database:
         driver: Any = connection.connection.dbapi_connection
         return watchdog.bound(driver.fileno, PATIENCE)
 
-    def _patiently(self, run: Callable[[Callable[[Connection], T]], T], act: Callable[[Connection], T]) -> T:
+    def _patiently(self, act: Callable[[], T]) -> T:
         started = time.monotonic()
         for pause in (*_PAUSES, None):
             try:
-                return run(act)
+                return act()
             except DBAPIError as error:
                 self.trouble = time.monotonic()
                 # Where its words are logged, they must not have keys and bodies in them.

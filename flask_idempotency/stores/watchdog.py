@@ -4,8 +4,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from ..engine.process_lock import ProcessLock
 
@@ -21,50 +21,67 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._lock = ProcessLock()
-        self._waiting: set[_Watched] = set()
+        # Put in and taken out in one step each, so that those who are served in time need no lock. Whoever takes out
+        # what was put in, the thread or who waited, has the socket.
+        self._waiting: dict[object, tuple[float, Callable[[], int]]] = {}
         self._thread: threading.Thread | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_afresh)
 
-    @contextmanager
-    def bound(self, descriptor: Callable[[], int], seconds: float) -> Iterator[None]:
-        """Let what happens on the socket take so many seconds at most.
+    def bound(self, descriptor: Callable[[], int], seconds: float) -> "_Bound":
+        """A context in which what happens on the socket takes so many seconds at most.
 
         `descriptor` is asked for the socket only when it must be cut, and raises where it was closed: its number may
         be another's by then.
         """
-        watched = _Watched(descriptor, time.monotonic() + seconds)
+        return _Bound(self, descriptor, seconds)
+
+    def watch(self, waiting: object, descriptor: Callable[[], int], deadline: float) -> None:
+        """Cut the socket at that moment of the monotonic clock, unless `waiting` is let go of before."""
+        self._waiting[waiting] = deadline, descriptor
+        if self._thread is None:
+            self._start()
+
+    def let_go(self, waiting: object) -> None:
+        """Return once the socket of `waiting` will not be cut any more."""
+        if self._waiting.pop(waiting, None) is None:
+            with self._lock:  # it is being cut: others must not use the socket before that is done
+                pass
+
+    def _start(self) -> None:
         with self._lock:
-            self._waiting.add(watched)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="idempotency-watchdog", daemon=True)
                 self._thread.start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting.discard(watched)
 
     def _begin_afresh(self) -> None:
-        self._waiting = set()
+        self._waiting = {}
         self._thread = None
 
     def _run(self) -> None:
         while True:
             time.sleep(_LOOK_EVERY)
             now = time.monotonic()
-            with self._lock:  # who is done with the socket waits here before others can use it
-                for watched in [each for each in self._waiting if each.deadline <= now]:
-                    self._waiting.discard(watched)
-                    _cut(watched.descriptor)
+            for waiting, (deadline, descriptor) in self._waiting.copy().items():
+                if deadline <= now:
+                    with self._lock:
+                        if self._waiting.pop(waiting, None) is not None:
+                            _cut(descriptor)
 
 
-class _Watched:
-    __slots__ = ("deadline", "descriptor")
+class _Bound:
+    __slots__ = ("_descriptor", "_seconds", "_watchdog")
 
-    def __init__(self, descriptor: Callable[[], int], deadline: float) -> None:
-        self.descriptor = descriptor
-        self.deadline = deadline
+    def __init__(self, watchdog: Watchdog, descriptor: Callable[[], int], seconds: float) -> None:
+        self._watchdog = watchdog
+        self._descriptor = descriptor
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._watchdog.watch(self, self._descriptor, time.monotonic() + self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        self._watchdog.let_go(self)
 
 
 def _cut(descriptor: Callable[[], int]) -> None:

@@ -1,9 +1,11 @@
 """A database that answers late, twice or not at all: what the client hears, and how often the work runs."""
 
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import create_engine, make_url, text
 
-from flask_idempotency import Idempotency
+from flask_idempotency import Idempotency, Policy
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_database
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
@@ -19,8 +21,17 @@ from tests.proxies import Proxy, Trouble
 
 TROUBLES = list(Trouble)
 
-#: What marks the requests of each of the store's calls on the wire.
-CALLS = {"claim": b"INSERT INTO idempotency_records", "complete": b"coalesce("}
+LEASE = 30.0
+
+#: What marks the requests of each of the store's calls on the wire. To PostgreSQL they are values alone, in binary: its
+#: statements are prepared.
+CALLS = {
+    "postgresql": {"claim": struct.pack("!d", LEASE), "complete": b'{"run":'},
+    "mysql": {"claim": b"INSERT INTO idempotency_records", "complete": b"coalesce("},
+}
+
+#: What a new connection to PostgreSQL sends before its first claim.
+PREPARATIONS = [b"pg_backend_pid", b"enable_seqscan", b"INSERT INTO idempotency_records"]
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -47,7 +58,10 @@ def proxy(url: str) -> Iterator[Proxy]:
 def store(url: str, proxy: Proxy) -> Iterator[SQLAlchemyStore]:
     address = make_url(url).set(host=proxy.host, port=proxy.port)
     store = SQLAlchemyStore(address.render_as_string(hide_password=False))
-    store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    # Each statement once: it is prepared from then on.
+    for end in (partial(store.complete, response=RESPONSE, retention=1), store.release):
+        claimed: Any = store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+        end(claimed.claim)
     yield store
     proxy.restore()
     store.close()
@@ -59,7 +73,7 @@ class Shop:
     def __init__(self, store: SQLAlchemyStore) -> None:
         self.runs = 0
         self.app = Flask(__name__)
-        Idempotency(self.app, store=store)
+        Idempotency(self.app, store=store, policy=Policy(lease=LEASE))
         self.app.add_url_rule("/", "order", self.order, methods=["POST"])
 
     def order(self) -> Any:
@@ -71,13 +85,17 @@ class Shop:
         return answer.status_code, "Idempotent-Replayed" in answer.headers
 
 
-@pytest.mark.parametrize("call", CALLS)
+def mark_of(call: str, url: str) -> bytes:
+    return CALLS[make_url(url).get_backend_name()][call]
+
+
+@pytest.mark.parametrize("call", ["claim", "complete"])
 @pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.name for trouble in TROUBLES])
 def test_a_call_that_meets_trouble_once_is_sent_again_and_recognises_itself(
-    store: SQLAlchemyStore, proxy: Proxy, trouble: Trouble, call: str, idempotency_key: str
+    store: SQLAlchemyStore, proxy: Proxy, trouble: Trouble, call: str, idempotency_key: str, url: str
 ) -> None:
     shop = Shop(store)
-    proxy.fail_next(trouble, matching=CALLS[call])
+    proxy.fail_next(trouble, matching=mark_of(call, url))
     status, replayed = shop.post(idempotency_key)
     proxy.settle()
     assert len(proxy.struck) == 1
@@ -96,6 +114,27 @@ def test_a_call_that_meets_trouble_once_is_sent_again_and_recognises_itself(
     assert shop.runs == 1
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("step", PREPARATIONS)
+@pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.name for trouble in TROUBLES])
+def test_a_connection_that_meets_trouble_before_it_serves_is_replaced(
+    store: SQLAlchemyStore, proxy: Proxy, trouble: Trouble, step: bytes, idempotency_key: str
+) -> None:
+    shop = Shop(store)
+    assert store._engine is not None
+    store._engine.dispose()
+    proxy.fail_next(trouble, matching=step)
+    answer = shop.post(idempotency_key)
+    proxy.settle()
+    assert len(proxy.struck) == 1
+    if answer == (503, False):
+        assert trouble in (Trouble.STALL_REPLY, Trouble.DELAY_REQUEST)
+        answer = shop.post(idempotency_key)
+    assert answer == (201, False)
+    assert shop.post(idempotency_key) == (201, True)
+    assert shop.runs == 1
+
+
 def test_without_the_database_a_request_is_refused_and_then_runs_once(
     store: SQLAlchemyStore, proxy: Proxy, idempotency_key: str
 ) -> None:
@@ -109,11 +148,12 @@ def test_without_the_database_a_request_is_refused_and_then_runs_once(
     assert shop.runs == 1
 
 
-def test_a_release_whose_reply_is_lost_is_no_fencing(store: SQLAlchemyStore, proxy: Proxy) -> None:
+def test_a_release_whose_reply_is_lost_is_no_fencing(store: SQLAlchemyStore, proxy: Proxy, url: str) -> None:
     record = new_record()
-    claimed = store.claim(record, FINGERPRINT, lease=60, retention=DAY)
-    proxy.fail_next(Trouble.LOSE_REPLY, matching=b"DELETE FROM idempotency_records")
-    assert store.release(claimed.claim) is True  # type: ignore[union-attr]
+    claimed: Any = store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+    prepared = url.startswith("postgresql")
+    proxy.fail_next(Trouble.LOSE_REPLY, matching=claimed.claim.token if prepared else b"DELETE FROM")
+    assert store.release(claimed.claim) is True
     assert len(proxy.struck) == 1
 
 

@@ -1,6 +1,7 @@
 """Calls that arrive late, twice, or that nobody heard of: what they may touch, and what they must leave alone."""
 
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -151,7 +152,9 @@ class TestAClaimThatNobodyHeardOf:
         with Proxy((str(address.host), int(address.port or 0))) as proxy:
             store = SQLAlchemyStore(address.set(port=proxy.port).render_as_string())
             claim(store, new_record())
-            proxy.fail_next(Trouble.LOSE_REPLY, matching=b"INSERT INTO idempotency_records", times=TRIES)
+            # A prepared statement is its values alone, in binary: the lease, here.
+            mark = struct.pack("!d", 60.0) if database == "postgresql" else b"INSERT INTO idempotency_records"
+            proxy.fail_next(Trouble.LOSE_REPLY, matching=mark, times=TRIES)
             with pytest.raises(StoreUnavailable):
                 claim(store, record := new_record())
             assert len(proxy.struck) == TRIES

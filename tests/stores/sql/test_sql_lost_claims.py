@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,24 @@ def kept(engine: Engine, record: Any) -> Any:
 @contextmanager
 def nothing_synced_by_itself(engine: Engine) -> Iterator[None]:
     """The process that brings the log to the disk every 0.2 s is stopped: only commits that wait do."""
-    with engine.connect() as connection:
-        found = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
-        pid = connection.exec_driver_sql(found).scalar_one()
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    walwriter = "SELECT pid, wait_event FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+    with ExitStack() as stack:
+        for _ in range(1000):
+            with engine.connect() as connection:
+                pid = connection.exec_driver_sql(walwriter).one().pid
+                os.kill(pid, signal.SIGSTOP)
+                stack.callback(go_on, pid)
+                if connection.exec_driver_sql(walwriter).one().wait_event == "WalWriterMain":
+                    break
+            stack.close()  # it was at work, and may hold what commits wait for
+        else:
+            raise AssertionError("it was always at work")
         yield
-    finally:
-        with suppress(ProcessLookupError):  # where the crash took it along
-            os.kill(pid, signal.SIGCONT)
+
+
+def go_on(pid: int) -> None:
+    with suppress(ProcessLookupError):  # where a crash took it along
+        os.kill(pid, signal.SIGCONT)
 
 
 def crash(engine: Engine) -> None:

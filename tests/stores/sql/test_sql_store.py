@@ -109,20 +109,6 @@ def test_a_fresh_request_is_two_statements_and_a_replay_one(database_url: str) -
     store.close()
 
 
-def test_nothing_is_left_on_a_session_that_a_pooler_would_share(postgresql_url: str) -> None:
-    store = SQLAlchemyStore(postgresql_url)
-    for _ in range(20):
-        record = new_record()
-        claimed = claim(store, record)
-        store.complete(claimed.claim, RESPONSE, retention=DAY)
-        claim(store, record)
-    assert store._engine is not None
-    with store._engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar() == 0
-        assert connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")).scalar() == 0
-    store.close()
-
-
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"])
 def test_the_databases_clock_decides(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, database: str

@@ -1,0 +1,89 @@
+"""Sends statements on the driver's own connections, out of SQLAlchemy's pool.
+
+What SQLAlchemy does for each statement beyond that costs as much as the statement itself.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from . import sqlalchemy_psycopg as psycopg
+from .sqlalchemy_call import Call
+
+_logger = logging.getLogger("sqlalchemy.engine")
+
+
+class Direct:
+    """The driver behind an engine that is at autocommit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._psycopg = engine.dialect.driver == "psycopg"
+        self._may_prepare = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody would miss what SQLAlchemy does: listeners to its events (tracing, say), or its log."""
+        engine: Any = self._engine
+        listened: Any = getattr(engine, "_has_events", True) or getattr(Connection, "_has_events", True)
+        return not listened and not _logger.isEnabledFor(logging.INFO)
+
+    def run(self, call: Call, values: Mapping[str, Any], *, patience: float) -> tuple[Any, int]:
+        """The first row that a statement returns, if it returns any, and how many rows it changed.
+
+        Raises what SQLAlchemy's `Connection` raises.
+        """
+        engine, pool = self._engine, self._engine.pool
+        dialect: Any = engine.dialect
+        try:
+            pooled = pool.connect()
+        except dialect.loaded_dbapi.Error as error:
+            raise _wrapped(None, error, dialect, lost=False) from error
+        driver: Any = pooled.dbapi_connection
+        try:
+            if self._psycopg:
+                cursor = psycopg.execute(pooled, call, values, prepare=self._may_prepare, patience=patience)
+                returns = cursor.pgresult.nfields  # a `description` is made anew for each who looks
+            else:
+                cursor = driver.cursor()
+                cursor.execute(call.sql, call.parameters(values))
+                returns = cursor.description
+            # All of them, though there is one: SQLite ends a statement with its last row.
+            rows = cursor.fetchall() if returns else ()
+            changed = cursor.rowcount
+            if not self._psycopg:
+                cursor.close()
+        except dialect.loaded_dbapi.Error as error:
+            if dialect.is_disconnect(error, driver, None):
+                pooled.invalidate(error)
+                if engine.pool is pool:
+                    engine.dispose()  # what happened to one connection most likely happened to all
+                raise _wrapped(call, error, dialect, lost=True) from error
+            if self._psycopg and psycopg.is_stale(error):
+                self._may_prepare = self._may_prepare and not psycopg.is_anothers(error)
+                pooled.invalidate(error)
+                raise _wrapped(call, error, dialect, lost=True) from error
+            pooled.close()
+            raise _wrapped(call, error, dialect, lost=False) from error
+        except BaseException:
+            pooled.invalidate()  # an answer may be on its way still
+            raise
+        pooled.close()
+        return (rows[0] if rows else None), changed
+
+
+def _wrapped(call: Call | None, error: Exception, dialect: Any, *, lost: bool) -> DBAPIError:
+    wrapped = DBAPIError.instance(
+        None if call is None else call.sql,
+        None,
+        error,
+        dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=lost,
+        dialect=dialect,
+    )
+    assert isinstance(wrapped, DBAPIError)
+    return wrapped

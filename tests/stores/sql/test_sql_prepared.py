@@ -1,0 +1,183 @@
+"""Statements that PostgreSQL has prepared, the sessions on which they are, and those on which they must not be."""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+
+from flask_idempotency.engine.records import Claimed, Completed
+from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.stores import SQLAlchemyStore
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+
+from .pooler import pgbouncer
+
+
+@pytest.fixture
+def store(postgresql_url: str) -> Iterator[SQLAlchemyStore]:
+    store = SQLAlchemyStore(postgresql_url)
+    yield store
+    store.close()
+
+
+def claim(store: SQLAlchemyStore, record: Any = None) -> Any:
+    return store.claim(record or new_record(), FINGERPRINT, lease=60.0, retention=DAY)
+
+
+def serve(store: SQLAlchemyStore) -> None:
+    """A request and its repeat."""
+    claimed = claim(store, record := new_record())
+    assert isinstance(claimed, Claimed)
+    assert store.complete(claimed.claim, RESPONSE, retention=DAY) is True
+    assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+
+
+def engine_of(store: SQLAlchemyStore) -> Engine:
+    assert store._engine is not None
+    return store._engine
+
+
+def prepared(store: SQLAlchemyStore) -> set[str]:
+    """The names of what is prepared on the connection that the store used last."""
+    with engine_of(store).connect() as connection:
+        return set(connection.execute(text("SELECT name FROM pg_prepared_statements")).scalars())
+
+
+def test_on_a_session_of_its_own_each_statement_is_prepared_once(store: SQLAlchemyStore) -> None:
+    for _ in range(5):
+        serve(store)
+    assert len(names := prepared(store)) == 2
+    serve(store)
+    assert prepared(store) == names
+
+
+def test_no_two_sessions_have_a_statement_of_the_same_name(store: SQLAlchemyStore) -> None:
+    seen: list[set[str]] = []
+    for _ in range(3):
+        serve(store)
+        seen.append(prepared(store))
+        engine_of(store).dispose()
+    assert len(set.union(*seen)) == sum(map(len, seen)) == 6
+
+
+def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str) -> None:
+    with pgbouncer(postgresql_url, connections=1) as url:
+        store = SQLAlchemyStore(url.render_as_string(hide_password=False))
+        for _ in range(5):
+            serve(store)
+        assert prepared(store) == set()
+        with engine_of(store).connect() as connection:
+            assert connection.execute(text("SHOW enable_seqscan")).scalar() == "on"
+        store.close()
+
+
+def test_where_a_pooler_hides_so_well_that_it_is_not_noticed_nothing_is_prepared_from_then_on(
+    store: SQLAlchemyStore,
+) -> None:
+    serve(store)
+    names = prepared(store)
+    with engine_of(store).connect() as connection:
+        assert connection.connection.info["flask_idempotency.is_alone"]
+        driver: Any = connection.connection.dbapi_connection
+        for name in names:  # behind the driver's back, as if this were another session
+            driver.pgconn.exec_(b"DEALLOCATE " + name.encode())
+    serve(store)
+    engine_of(store).dispose()
+    serve(store)
+    assert prepared(store) == set()
+
+
+def test_a_migration_that_changes_a_column_disturbs_nobody(store: SQLAlchemyStore, postgresql_url: str) -> None:
+    serve(store)
+    admin = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    change = "ALTER TABLE idempotency_records ALTER COLUMN number TYPE "
+    with admin.connect() as connection:
+        for kind in ("bigint", "integer"):
+            connection.execute(text(change + kind))
+            serve(store)
+    assert len(prepared(store)) == 2
+    admin.dispose()
+
+
+def test_a_plan_that_is_made_while_the_table_is_small_reads_no_whole_table(
+    store: SQLAlchemyStore, postgresql_url: str
+) -> None:
+    """It is kept when the table has grown."""
+    admin = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    serve(store)
+    with admin.connect() as connection:
+        connection.execute(text("DELETE FROM idempotency_records"))
+        connection.execute(text("VACUUM (FULL, ANALYZE) idempotency_records"))
+    admin.dispose()
+    _, statements = store._ready()
+    values = {"id": b"i", "fingerprint": b"f", "token": b"t", "lease": 1.0, "longest": 1.0, "take_over": True}
+    values |= {"retention": 1.0, "response": b"r"}
+    with engine_of(store).connect() as connection:
+        for statement in (statements.claim, statements.complete, statements.find):
+            plan = connection.execute(text("EXPLAIN " + statement), values).scalars().all()
+            assert any("Index Scan using idempotency_records_pkey" in line for line in plan), plan
+            assert not any("Seq Scan" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("watched", ["events", "log"])
+def test_who_watches_sqlalchemy_sees_every_statement(
+    store: SQLAlchemyStore, watched: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve(store)
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    if watched == "events":
+        event.listen(engine_of(store), "before_cursor_execute", note)
+        serve(store)
+    else:
+        with caplog.at_level(logging.INFO, logger="sqlalchemy.engine"):
+            serve(store)
+        seen = [line for line in caplog.messages if "idempotency_records" in line]
+        assert "X-Twice" not in caplog.text
+    assert len(seen) == 3
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(store: SQLAlchemyStore) -> None:
+    """As gevent's time-outs interrupt a greenlet while it waits for its answer."""
+    held = claim(store, record := new_record())
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupt
+
+    pooled = engine_of(store).raw_connection()
+    driver: Any = pooled.dbapi_connection
+    pooled.close()
+    driver.wait = interrupted
+    with pytest.raises(Interrupt):
+        claim(store)
+    assert driver.closed
+    assert engine_of(store).pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store.complete(held.claim, RESPONSE, retention=DAY) is True
+    assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+
+
+def test_no_word_of_an_error_is_of_the_answer(store: SQLAlchemyStore, postgresql_url: str) -> None:
+    held = claim(store)
+    admin = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("ALTER TABLE idempotency_records RENAME COLUMN response TO elsewhere"))
+        try:
+            with pytest.raises(StoreUnavailable) as raised:
+                store.complete(held.claim, RESPONSE, retention=DAY)
+        finally:
+            connection.execute(text("ALTER TABLE idempotency_records RENAME COLUMN elsewhere TO response"))
+    admin.dispose()
+    told = "".join(traceback.format_exception(raised.value))
+    assert "UndefinedColumn" in str(raised.value)
+    assert "coalesce(" in told
+    assert "X-Twice" not in told
+    assert store.complete(held.claim, RESPONSE, retention=DAY) is True
