@@ -1,0 +1,150 @@
+"""The store of records in the application's own database, beside the rows: nothing waits for itself, nothing aborts."""
+
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from flask_idempotency.stores import SQLAlchemyStore
+from tests.exactly_once.crashing import COMMITTED, LEASE
+from tests.exactly_once.shop import Shop
+from tests.exactly_once.test_crashes import ask_until_answered, serve_in_a_process
+
+KEY = {"Idempotency-Key": "order-1"}
+
+LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+class OneDatabase(Shop):
+    """A shop whose records are in `db`, as its rows are."""
+
+    def __init__(self, url: str, *, engine_options: dict[str, Any] | None = None, **more: Any) -> None:
+        given = _Late()
+        self.store = SQLAlchemyStore(given)
+        super().__init__(url, self.store, engine_options=engine_options, **more)
+        given.db = self.db
+        with self.app.app_context(), self.db.engine.begin() as connection:
+            self.store.table.drop(connection, checkfirst=True)
+
+    def lease_ends(self) -> float | None:
+        with self.db.engine.connect() as connection:
+            ends: float | None = connection.execute(text("SELECT lease_ends FROM idempotency_records")).scalar_one()
+            return ends
+
+
+class _Late:
+    """Stands for `db`, which the shop makes."""
+
+    db: Any = None
+
+    @property
+    def engine(self) -> Any:
+        return self.db.engine
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_heartbeat_renews_beside_the_view_at_every_isolation_level(server_url: str, level: str) -> None:
+    shop = OneDatabase(server_url, engine_options={"isolation_level": level}, lease=0.6)
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        # Within the view's transaction, whose snapshot stands from here on.
+        before = shop.db.session.query(shop.Order).count()
+        first = shop.lease_ends()
+        renewals = {first}
+        for _ in range(1000):
+            renewals.add(shop.lease_ends())
+            if len(renewals) > 2:
+                break
+            time.sleep(0.01)
+        shop.db.session.add(shop.Order(item="pen"))
+        shop.db.session.commit()
+        return {"before": before, "renewed": len(renewals) > 2}, 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = shop.app.test_client()
+    first = client.post("/orders", headers=KEY)
+    assert (first.status_code, first.json) == (201, {"before": 1, "renewed": True})
+    again = client.post("/orders", headers=KEY)
+    assert (again.json, again.headers["Idempotent-Replayed"]) == (first.json, "true")
+    assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_steps_are_kept_though_the_rows_around_them_are_undone(server_url: str, level: str) -> None:
+    shop = OneDatabase(server_url, engine_options={"isolation_level": level})
+    charged: list[None] = []
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        charge = shop.idempotency.step("charge", lambda: charged.append(None) or len(charged))
+        return {"charge": charge}, 503 if fail else 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = shop.app.test_client()
+    fail = True
+    assert client.post("/orders", headers=KEY).status_code == 503
+    assert shop.items() == []
+    fail = False
+    done = client.post("/orders", headers=KEY)
+    assert (done.status_code, done.json) == (201, {"charge": 1})
+    assert (len(charged), shop.items()) == (1, ["book"])
+
+
+def test_on_sqlite_a_view_with_its_records_in_the_same_file_ends(tmp_path: Any) -> None:
+    """One writer: the heartbeat waits for the view, and goes on after it."""
+    shop = OneDatabase(
+        f"sqlite:///{tmp_path / 'shop.db'}", engine_options={"connect_args": {"timeout": 0.05}}, lease=0.3
+    )
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        time.sleep(0.6)  # longer than the lease: every renewal in it has failed
+        return "answer", 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    heard = [shop.app.test_client().post("/orders", headers=KEY) for _ in range(2)]
+    assert [each.status_code for each in heard] == [201, 201]
+    assert heard[1].headers["Idempotent-Replayed"] == "true"
+    assert (shop.items(), shop.proofs()) == (["book"], 1)
+
+
+def test_on_sqlite_a_step_cannot_be_kept_in_the_file_that_the_view_has_locked_and_says_so(tmp_path: Any) -> None:
+    """Documented: give the records a file of their own. It is a refusal, in bounded time, and nothing is done."""
+    shop = OneDatabase(f"sqlite:///{tmp_path / 'shop.db'}", engine_options={"connect_args": {"timeout": 0.01}})
+    charged: list[None] = []
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        shop.idempotency.step("charge", lambda: charged.append(None))
+        return "answer", 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    refused = shop.app.test_client().post("/orders", headers=KEY)
+    assert refused.status_code == 503
+    assert refused.json is not None
+    assert refused.json["type"].endswith(":store-unavailable")
+    assert (charged, shop.items(), shop.proofs()) == ([], [], 0)
+
+
+@pytest.mark.parametrize("boundary", ["after the view's commit", "before the outer commit", "after the outer commit"])
+def test_killed_at_any_instant_rows_and_answer_are_both_there_or_both_absent(server_url: str, boundary: str) -> None:
+    shop = OneDatabase(server_url, lease=LEASE)
+    killed = serve_in_a_process(server_url, server_url, boundary)
+    assert killed.returncode < 0, killed.stderr
+    done = boundary in COMMITTED
+    assert (shop.items(), shop.proofs()) == ((["book", "pen"], 1) if done else ([], 0))
+    heard = ask_until_answered(server_url, server_url)
+    assert (heard["status"], heard["json"], heard["replayed"]) == (201, {"ordered": 2}, done)
+    assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
