@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from flask import Flask, Response
 
-from .passage import current_passage
+from .passage import Passage, current_passage
 
-AfterHook = Callable[[Response], Response]
+#: A plain function: Flask looks at each hook on each request, and has longer to look at a method.
+AfterHook = Callable[[Passage, Response], Response]
 
 
 class AppWideHooks(list[Any]):
@@ -26,7 +28,8 @@ class AppWideHooks(list[Any]):
 
     def __reversed__(self) -> Iterator[Any]:
         others = list.__reversed__(self)
-        return others if current_passage() is None else chain((self._ours,), others)
+        passage = current_passage()
+        return others if passage is None else chain((partial(self._ours, passage),), others)
 
 
 def stand_after_the_view(app: Flask, ours: AfterHook) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response, current_app
+from flask import Flask, Request, Response
 from werkzeug.exceptions import HTTPException
 
 from ..engine.attempt import Attempt, State
@@ -26,6 +26,7 @@ from .atomic_views import AtomicViews
 from .passage import (
     PASSAGE,
     Passage,
+    current_application,
     current_passage,
     current_request,
     is_replay_of,
@@ -88,11 +89,8 @@ class Hooks:
 
             app.dispatch_request = dispatch_request  # type: ignore[method-assign]
 
-        # A plain function: Flask looks at each hook on each request, and has longer to look at a method.
-        def after(response: Response) -> Response:
-            current = current_request()
-            passage: Passage = current.environ[PASSAGE]
-            return self._after(current, passage, response)
+        def after(passage: Passage, response: Response) -> Response:
+            return self._after(passage, response)
 
         teardown = app.do_teardown_request
 
@@ -178,7 +176,7 @@ class Hooks:
         current = current_request()
         return self._atomic_views.run(passage, passage.attempt, view, lambda: rewind(current))
 
-    def _after(self, current: Request, passage: Passage, response: Response) -> Response:
+    def _after(self, passage: Passage, response: Response) -> Response:
         if passage.replayed is not None:
             # As it was kept, without what the blueprint's hooks did to it a second time.
             untouched = is_replay_of(passage.replayed, response)
@@ -188,7 +186,7 @@ class Hooks:
             return response
         held = self._conclude(passage, attempt, response)
         if attempt.policy.keep_request:
-            self.request_keeping.forget(current, attempt)
+            self.request_keeping.forget(current_request(), attempt)
         if held or passage.committed:
             return response
         response.close()
@@ -273,7 +271,7 @@ class Hooks:
 def current_hooks() -> Hooks:
     """The hooks of the current application. Raises `RuntimeError` where it was not initialised."""
     try:
-        hooks: Hooks = current_app.extensions["idempotency"]
+        hooks: Hooks = current_application().extensions["idempotency"]
     except KeyError:
         raise RuntimeError("This view asks for idempotency, but the app lacks it: call Idempotency(app).") from None
     return hooks
@@ -285,7 +283,7 @@ def in_view(options: dict[str, Any], view: Callable[..., Any]) -> Callable[..., 
     def claiming_view(*args: Any, **kwargs: Any) -> Any:
         hooks = current_hooks()
         decorated = hooks.views.decorated(claiming_view, view, options)
-        run = view if decorated.plain else current_app.ensure_sync(view)
+        run = view if decorated.plain else hooks.app.ensure_sync(view)
         return hooks.run_in_view(decorated.in_force, partial(run, *args, **kwargs))
 
     return claiming_view

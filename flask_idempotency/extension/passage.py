@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Request, Response, request
+from collections.abc import Callable
+
+from flask import Flask, Request, Response, current_app, request
 
 from ..engine.attempt import Attempt
 from ..engine.policy import Policy
@@ -30,10 +32,9 @@ class Passage:
         self.body = body
 
 
-def current_request() -> Request:
-    """The request itself: each look through Flask's proxy costs as much as ten at the request."""
-    current: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return current
+#: The request and the application themselves: each look through Flask's proxies costs as much as ten at what is behind.
+current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
 def current_passage() -> Passage | None:

@@ -39,14 +39,15 @@ class Body:
     reads past Content-Length: beyond lies silence, and reading it would hang the server.
     """
 
+    _digester: Digester | None = None
+    _kept: IO[bytes] | None = None
+    _count = 0
+    _finished = False  # what is kept is the whole body
+
     def __init__(self, environ: dict[str, Any], by: FingerprintBy) -> None:
         self._environ = environ
         self._source: IO[bytes] = environ["wsgi.input"]
         self._by = by
-        self._digester: Digester | None = None
-        self._kept: IO[bytes] | None = None
-        self._count = 0
-        self._finished = False  # what is kept is the whole body
         environ["wsgi.input"] = self
 
     def finish(self, *, limit: int | None = None) -> bytes:

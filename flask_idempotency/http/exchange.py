@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class _Head:
     """What the application said to start_response, and what follows from it."""
 
-    __slots__ = ("headers", "kept", "length", "status")
+    __slots__ = ("headers", "kept", "length", "may_be_held", "status")
 
     def __init__(self, status: str, headers: list[tuple[str, str]], policy: Policy) -> None:
         code = int(status[:3])
@@ -29,6 +30,7 @@ class _Head:
         self.headers = headers
         self.kept = policy.keeps(code)
         self.length = 0 if code in (204, 304) else promised_length(headers)  # of the body; None where nobody says
+        self.may_be_held = self.length is not None and self.length <= policy.max_response_bytes
 
 
 class Exchange:
@@ -97,7 +99,7 @@ class Exchange:
         if self._fenced:
             return
         if self._server_write is None:
-            if self._may_be_held() and self._held_bytes + len(data) <= self._policy.max_response_bytes:
+            if self._known_head().may_be_held and self._held_bytes + len(data) <= self._policy.max_response_bytes:
                 self._hold(data)
                 return
             self._begin_stream()
@@ -122,16 +124,18 @@ class Exchange:
             rest = iter(chunks)
             pulled = self._pull_head(rest)
         if self._server_write is None and not self._fenced:
+            head = self._known_head()
             if isinstance(chunks, list | tuple):
                 body = [*self._held, *chunks] if self._held else chunks
                 whole = b"".join(body) if sum(map(len, body)) <= self._policy.max_response_bytes else None
-                return self._pass_on(body, chunks, written=self._record(whole))
-            if self._may_be_held():
+                return self._pass_on(head, body, chunks, written=self._record(head, whole))
+            if head.may_be_held:
                 return self._take(pulled, iter(rest), chunks)
-            if self._known_head().kept and self._too_long():
+            if head.kept and head.length is not None:
                 untouched = not self._held and not pulled
                 written = self._engine.complete(self._attempt, None)
-                return self._pass_on(rest if untouched else chain(self._held, pulled, rest), chunks, written=written)
+                all_of_it = rest if untouched else chain(self._held, pulled, rest)
+                return self._pass_on(head, all_of_it, chunks, written=written)
             self._begin_stream()
         if self._fenced:
             return self._fence(chunks)
@@ -140,7 +144,7 @@ class Exchange:
             self._conclude,
             recording=self._recording,
             length=self._known_head().length,
-            close=lambda: self._close(chunks),
+            close=partial(self._close, chunks),
         )
 
     def _pull_head(self, rest: Iterator[bytes]) -> list[bytes]:
@@ -160,44 +164,46 @@ class Exchange:
         for chunk in chain(pulled, rest) if pulled else rest:
             self._hold(chunk)
             if self._held_bytes > limit:
-                written = self._record(None)
-                return self._pass_on(chain((b"".join(self._held),), rest), chunks, written=written)
+                head = self._known_head()
+                written = self._record(head, None)
+                return self._pass_on(head, chain((b"".join(self._held),), rest), chunks, written=written)
+        head = self._known_head()  # only now: a generator may have put another in the place of its first
         whole = b"".join(self._held)
-        return self._pass_on((whole,) if whole else (), chunks, written=self._record(whole))
+        return self._pass_on(head, (whole,) if whole else (), chunks, written=self._record(head, whole))
 
-    def _record(self, whole: bytes | None) -> bool:
+    def _record(self, head: _Head, whole: bytes | None) -> bool:
         """Write the end of the attempt, with the whole body or None where it is too large; False means fenced."""
-        head = self._known_head()
         if not head.kept:
             return self._engine.release(self._attempt)
         if whole is None or not (self._bodiless or head.length in (None, len(whole))):
             return self._engine.complete(self._attempt, None)
         return self._engine.complete(self._attempt, keep(head.status, head.headers, whole, self._policy))
 
-    def _pass_on(self, body: Iterable[bytes], chunks: Iterable[bytes], *, written: bool) -> Iterable[bytes]:
+    def _pass_on(
+        self, head: _Head, body: Iterable[bytes], chunks: Iterable[bytes], *, written: bool
+    ) -> Iterable[bytes]:
         """Let the response go, now that its end is written; or not, where that showed another attempt in its place."""
         if not written:
             return self._fence(chunks)
-        self._server_write = self._start_server()
+        self._server_write = self._start_server(head)
         if body is chunks or not hasattr(chunks, "close"):
             return body
-        return Closing(body, lambda: self._close(chunks))
+        return Closing(body, partial(self._close, chunks))
 
     def _begin_stream(self) -> None:
-        kept = self._known_head().kept
-        if kept and not self._engine.begin_streaming(self._attempt):
+        head = self._known_head()
+        if head.kept and not self._engine.begin_streaming(self._attempt):
             self._fenced = True
             return
-        self._tombstone = kept
+        self._tombstone = head.kept
         self._recording = Recording(limit=self._policy.max_response_bytes)
         self._attempt.state = State.STREAMING
-        self._server_write = self._start_server()
+        self._server_write = self._start_server(head)
         for data in self._held:
             self._send(data)
         self._held.clear()
 
-    def _start_server(self) -> Callable[[bytes], object]:
-        head = self._known_head()
+    def _start_server(self, head: _Head) -> Callable[[bytes], object]:
         # A list of its own, since the server may change it (PEP 3333).
         return self._server_start(head.status, list(head.headers))
 
@@ -226,11 +232,3 @@ class Exchange:
     def _known_head(self) -> _Head:
         assert self._head is not None
         return self._head
-
-    def _may_be_held(self) -> bool:
-        length = self._known_head().length
-        return length is not None and length <= self._policy.max_response_bytes
-
-    def _too_long(self) -> bool:
-        length = self._known_head().length
-        return length is not None and length > self._policy.max_response_bytes

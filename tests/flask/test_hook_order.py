@@ -75,7 +75,7 @@ def test_a_request_that_passes_by_has_no_hook_more_than_without_us() -> None:
 
     class Noting(Flask):
         def ensure_sync(self, function: Any) -> Any:
-            synchronous.append(function.__name__)
+            synchronous.append(getattr(function, "func", function).__name__)
             return super().ensure_sync(function)
 
     app.__class__ = Noting

@@ -1,7 +1,10 @@
 """What only the store in memory must see to: its own tidiness."""
 
+import multiprocessing
 from itertools import pairwise
+from multiprocessing.connection import Connection
 
+import pytest
 from freezegun import freeze_time
 
 from flask_idempotency.engine.records import Claimed, RecordKey
@@ -42,3 +45,27 @@ def test_whatever_becomes_of_records_they_and_their_expiries_are_gone_in_the_end
     assert purged == 200
     assert not store._records
     assert not store._expiries
+
+
+def claim_some(store: MemoryStore, to: Connection) -> None:
+    outcomes = [store.claim(RecordKey(b"%16d" % n), b"f" * 16, lease=9.0, retention=9.0) for n in range(10, 15)]
+    to.send([outcome.claim.token for outcome in outcomes if isinstance(outcome, Claimed)])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+def test_a_child_gives_no_token_that_its_parent_gives() -> None:
+    store = MemoryStore()
+    here, there = multiprocessing.Pipe()
+    claim_some(store, there)
+    tokens = here.recv()
+    child = multiprocessing.get_context("fork").Process(target=claim_some, args=(store, there))
+    store._records.clear()
+    child.start()
+    try:
+        assert here.poll(30)
+        tokens += here.recv()
+    finally:
+        child.join(30)
+    claim_some(store, there)
+    tokens += here.recv()
+    assert len(set(tokens)) == len(tokens) == 15
