@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ urlpatterns = [
 ]
 
 
-def make_django() -> Any:
-    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="of tests", MIDDLEWARE=[])
+def make_django(*middleware: str) -> Any:
+    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="of tests", MIDDLEWARE=middleware)
     django.setup()
     request_finished.connect(note_closed)
     return WSGIHandler()
@@ -168,7 +169,13 @@ def make_flask() -> Any:
     return app
 
 
-FRAMEWORKS: dict[str, Callable[[], Any]] = {"django": make_django, "falcon": make_falcon, "flask": make_flask}
+FRAMEWORKS: dict[str, Callable[[], Any]] = {
+    "django": make_django,
+    # It tells the length of what it answers, so that this is held back until it is kept.
+    "django with lengths": partial(make_django, "django.middleware.common.CommonMiddleware"),
+    "falcon": make_falcon,
+    "flask": make_flask,
+}
 
 
 def make(name: str) -> Any:

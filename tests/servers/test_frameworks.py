@@ -11,7 +11,7 @@ import pytest
 from tests.servers.client import ask
 from tests.servers.launch import Server, serve
 
-FRAMEWORKS = ("django", "falcon", "flask")
+FRAMEWORKS = ("django", "django with lengths", "falcon", "flask")
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)

@@ -232,6 +232,14 @@ def test_head_is_kept_as_it_was_answered() -> None:
     assert (first.body, again.body, again.replayed, server.runs) == (b"", b"", True, 1)
 
 
+def test_a_refusal_of_head_is_its_head_alone() -> None:
+    server = Harness(everything, methods=("HEAD", "POST"))
+    refused, told = server.ask(method="HEAD", key=None), server.ask(key=None)
+    assert (refused.status, refused.headers) == (told.status, told.headers)
+    assert dict(refused.headers)["Content-Length"] == str(len(told.body))
+    assert (refused.body, told.problem, server.runs) == (b"", "idempotency-key-missing", 0)
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
 def test_other_methods_pass_untouched(method: str) -> None:
     seen: list[Any] = []

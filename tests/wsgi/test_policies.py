@@ -261,13 +261,15 @@ def test_middleware_and_extension_on_one_application_claim_once(path: str, one_s
     assert reused.status_code == 422
 
 
+@pytest.mark.parametrize("one_store", [True, False])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_middlewares_around_each_other_claim_once(depth: int) -> None:
+def test_middlewares_around_each_other_claim_once(depth: int, one_store: bool) -> None:
     told: list[Event] = []
+    store = MemoryStore()
 
     def middleware(app: Any) -> Any:
         for _ in range(depth):
-            app = IdempotencyMiddleware(app, store=MemoryStore(), observers=[told.append])
+            app = IdempotencyMiddleware(app, store=store if one_store else MemoryStore(), observers=[told.append])
         return app
 
     server = Harness(hello, middleware=middleware)
