@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from werkzeug.wsgi import get_input_stream
 
 from flask_idempotency.engine.events import Event, Outcome
 from flask_idempotency.extension import signals
+from flask_idempotency.http.admission import ATTEMPT
 
 from .timeline import SIDES, Timeline
 
@@ -110,9 +110,10 @@ def _cut(environ: WSGIEnvironment) -> ConnectionResetError:
 
 def make_frail(shop: Flask, endpoint: str) -> None:
     """Let the worker of a view be slow, or die once its money has moved, where the request wishes so."""
-    view = shop.view_functions[endpoint]
+    view: Callable[..., Any] = shop.view_functions[endpoint]
 
-    @functools.wraps(view)
+    # Without functools.wraps, so that the extension sees no decorator of the view's: it claims before the worker is
+    # slow, and what is within is the transaction alone.
     def frail(*args: Any, **kwargs: Any) -> Any:
         passage: Passage | None = request.environ.get(_PASSAGE)
         if passage is None:
@@ -120,18 +121,28 @@ def make_frail(shop: Flask, endpoint: str) -> None:
         if passage.fault == "slow":
             passage.tell("working", int(SLOW * 1000))
             time.sleep(SLOW)
-        answer: Any = view(*args, **kwargs)
-        transfer = answer[0]
+        answer = shop.make_response(view(*args, **kwargs))
+        if answer.status_code != 201:
+            return answer
+        transfer = answer.get_json()
         if passage.timeline.is_new(passage.run, transfer["id"]):
             passage.tell("moved", transfer["amount"])
         else:
             passage.tell("moved-before", transfer["amount"])
         if passage.fault == "crash":
             passage.tell("died")
+            _leave_claim(shop)
             raise WorkerDied
         return answer
 
     shop.view_functions[endpoint] = frail
+
+
+def _leave_claim(shop: Flask) -> None:
+    """Leave the claim as a killed process does: the heartbeat is still, and nothing keeps the answer in the store."""
+    attempt = request.environ.get(ATTEMPT)
+    if attempt is not None:
+        shop.extensions["idempotency"].engine.abandon(attempt)
 
 
 def observe(shop: Flask) -> Callable[..., None]:

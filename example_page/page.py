@@ -6,17 +6,18 @@ nobody waits for half a minute to see one taken over. The shop at `/api/` meets 
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flask import Blueprint, Flask, abort, request, send_from_directory
 from flask.typing import ResponseReturnValue
+from sqlalchemy import text
+from sqlalchemy.orm import scoped_session
 from werkzeug import Response
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -47,10 +48,8 @@ _SECURITY_POLICY = (
 _FORTUNE = 1_000_000
 
 
-def add_page(
-    app: Flask, make_shop: Callable[[dict[str, object]], Flask], database: Callable[[], sqlite3.Connection]
-) -> None:
-    """Serve the page, to browsers on this machine only. `database` opens the books of the current shop."""
+def add_page(app: Flask, make_shop: Callable[[dict[str, object]], Flask], session: scoped_session[Any]) -> None:
+    """Serve the page, to browsers on this machine only. `session` is at the books of the current shop."""
     directory = tempfile.TemporaryDirectory(prefix="example-page-")
     shop = make_shop(
         {
@@ -59,7 +58,7 @@ def add_page(
             "IDEMPOTENCY_LEASE": 2,
         }
     )
-    for endpoint in ("create_transfer", "create_unprotected_transfer"):
+    for endpoint in ("api.create_transfer", "unprotected.create_unprotected_transfer"):
         make_frail(shop, endpoint)
     timeline = Timeline()
     # Kept with the app: the directory goes, and the signals fall silent, once nothing refers to them.
@@ -84,10 +83,14 @@ def add_page(
     @page.put("/demo/runs/<uuid:run>")
     def open_run(run: UUID) -> ResponseReturnValue:
         """Open the books of a run: for each side a customer and a seller."""
+        accounts = [
+            {"id": _account(who, run, side), "balance": balance}
+            for side in SIDES
+            for who, balance in (("customer", _FORTUNE), ("seller", 0))
+        ]
         with shop.app_context():
-            for side in SIDES:
-                accounts = [(_account("customer", run, side), _FORTUNE), (_account("seller", run, side), 0)]
-                database().executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", accounts)
+            session.execute(text("INSERT OR IGNORE INTO accounts (id, balance) VALUES (:id, :balance)"), accounts)
+            session.commit()
         timeline.open(str(run))
         return {side: {who: _account(who, run, side) for who in ("customer", "seller")} for side in SIDES}
 
@@ -96,13 +99,13 @@ def add_page(
         """What the server did in this run, what it is still at, and what the books say."""
         # In this order: once no request is left, the books are final.
         events, working = timeline.of(str(run))
-        query = "SELECT id, amount FROM transfers WHERE source = ? ORDER BY rowid"
         with shop.app_context():
-            books = {
-                side: [dict(row) for row in database().execute(query, (_account("customer", run, side),))]
-                for side in SIDES
-            }
+            books = {side: transfers_of(_account("customer", run, side)) for side in SIDES}
         return {"events": [asdict(event) for event in events], "working": working, "transfers": books}
+
+    def transfers_of(customer: str) -> list[dict[str, object]]:
+        query = text("SELECT id, amount FROM transfers WHERE source = :customer ORDER BY rowid")
+        return [dict(row) for row in session.execute(query, {"customer": customer}).mappings()]
 
     app.register_blueprint(page)
     below: dict[str, WSGIApplication] = {"/demo/shop": FaultyNetwork(shop, timeline)}

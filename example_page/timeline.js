@@ -22,8 +22,8 @@ const LESSONS = {
     "The browser gave up waiting, but the server did not give up working. With the key, the retry is told that the " +
     "first attempt is under way.",
   "crashed-worker":
-    "The answer was never kept. The retry takes over the dead worker's claim, and finds the transfer, which carries " +
-    "the key.",
+    "The money and the answer are one transaction: the worker died with both on disk. The retry takes over its claim, " +
+    "and finds them.",
   "double-click": "Both clicks carry one key: the second is told to wait, and hears the answer to the first.",
   reload: "The key outlived the page, which could take up the payment where it was. Without one, nothing told of it.",
 };
@@ -43,7 +43,7 @@ const SERVER = {
   replayed: () => ({ text: "Same key: repeats the kept answer" }),
   working: ({ detail }) => ({ text: `Works for ${seconds(detail)}` }),
   moved: ({ detail }) => ({ money: `${money(detail)} moved` }),
-  "moved-before": () => ({ text: "Finds the transfer with this key; nothing moves" }),
+  "moved-before": () => ({ text: "Finds the answer beside the money; nothing moves" }),
   died: () => ({ text: "The worker dies", tone: "bad", arrow: "back", lost: true }),
   abandoned: () => ({ text: "Its claim is no longer renewed" }),
   completed: () => ({ text: "Keeps the answer" }),

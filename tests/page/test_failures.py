@@ -12,7 +12,7 @@ FAILURES = [
     ("Lost request", False, ["Server: The request is lost", "Browser: Paid"]),
     ("Lost answer", True, ["Server: Answers 201, which is lost", "Server: Same key: repeats the kept answer"]),
     ("Slow server", True, ["Browser: No answer in 0.8 s; tries again", "Server: Answers 201; nobody listens"]),
-    ("Crashed worker", True, ["Server: The worker dies", "Server: Finds the transfer with this key; nothing moves"]),
+    ("Crashed worker", True, ["Server: The worker dies", "Server: Finds the answer beside the money; nothing moves"]),
     ("Double click", True, ["Server: Same key, and the first attempt is still at work", "Browser: Paid"]),
     ("Reload in mid-payment", True, ["Browser: Page reloaded; the key is still here", "Server: Answers 201"]),
 ]
