@@ -58,6 +58,10 @@ class ForkGate:
     ) -> None:
         self._inside.discard(threading.get_ident())
 
+    def crowded(self) -> bool:
+        """Whether any thread is inside."""
+        return bool(self._inside)
+
     def _begin_afresh(self) -> None:
         self._inside: set[int] = set()
         self._opened = threading.Event()

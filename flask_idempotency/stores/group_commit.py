@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
 from ..engine.store import StoreUnavailable
@@ -33,8 +34,9 @@ class GroupCommit(Generic[Job]):
     """A queue of jobs in which whoever comes first commits for all who came meanwhile.
 
     The thread that finds nobody at work leads: it runs the batch, then hands the lead to the first who came during
-    it, so that the order is that of arrival. Nothing is polled, and a lone thread pays two locks. A thread may be
-    torn off at any point, as by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
+    it, so that the order is that of arrival. Where it had to wait for something first, `latecomers` gives it those who
+    came in that time. Nothing is polled, and a lone thread pays two locks. A thread may be torn off at any point, as
+    by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
     """
 
     def __init__(self, run: Callable[[Sequence[Job]], None]) -> None:
@@ -43,6 +45,7 @@ class GroupCommit(Generic[Job]):
         self._queue: deque[_Ticket[Job]] = deque()
         self._leader: _Ticket[Job] | None = None
         self._batch: list[_Ticket[Job]] = []  # what the leader has taken on
+        self._joinable = False  # whether it may take on more
 
     def submit(self, job: Job) -> None:
         """Run `job`, in a batch with others; raises what `run` raises for it.
@@ -62,9 +65,7 @@ class GroupCommit(Generic[Job]):
             if ticket.turn is not None:
                 ticket.turn.acquire()  # until the job is done, or it is this thread's turn to lead
                 if not ticket.done:
-                    with self._mutex:
-                        self._batch = list(self._queue)
-                        self._queue.clear()
+                    self._take_on(lambda job: True)
             if not ticket.done:
                 self._lead()
                 self._step_down(ticket)
@@ -74,9 +75,26 @@ class GroupCommit(Generic[Job]):
         if ticket.error is not None:
             raise ticket.error
 
+    def latecomers(self, fits: Callable[[Job], bool]) -> list[Job]:
+        """For `run`, when it has what it waited for: the jobs that came meanwhile, up to the first that does not fit.
+
+        They are part of the batch from now on.
+        """
+        return self._take_on(fits) if self._joinable and self._queue else []
+
+    def _take_on(self, fits: Callable[[Job], bool]) -> list[Job]:
+        with self._mutex:
+            joined = list(takewhile(lambda ticket: fits(ticket.job), self._queue))
+            left = deque(islice(self._queue, len(joined), None))
+            # Nothing can tear this off in between.
+            self._batch, self._queue = [*self._batch, *joined], left
+        return [ticket.job for ticket in joined]
+
     def _lead(self) -> None:
+        self._joinable = True
+        error = self._attempt(self._batch)
+        self._joinable = False
         batch = self._batch
-        error = self._attempt(batch)
         alone = error is not None and len(batch) > 1 and not isinstance(error, NoTurn)
         for ticket in batch:
             ticket.error = self._attempt([ticket]) if alone else error

@@ -17,7 +17,6 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from ..engine.store import StoreUnavailable
 from .sqlalchemy_call import Call
 from .sqlalchemy_direct import Direct
-from .sqlalchemy_psycopg import look_whether_alone
 from .watchdog import watchdog
 
 T = TypeVar("T")
@@ -99,6 +98,8 @@ def _read_committed(connection: Any, record: object) -> None:
 
 
 def _look_whether_alone(connection: Any, record: Any) -> None:
+    from .sqlalchemy_psycopg import look_whether_alone
+
     with watchdog.bound(connection.fileno, PATIENCE):
         look_whether_alone(connection, record)
 

@@ -5,13 +5,15 @@ What SQLAlchemy does for each statement beyond that costs as much as the stateme
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from . import sqlalchemy_psycopg as psycopg
 from .sqlalchemy_call import Call
+
+if TYPE_CHECKING:
+    from .sqlalchemy_psycopg import Sessions
 
 _logger = logging.getLogger("sqlalchemy.engine")
 
@@ -21,8 +23,11 @@ class Direct:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._psycopg = engine.dialect.driver == "psycopg"
-        self._may_prepare = True
+        self._psycopg: Sessions | None = None
+        if engine.dialect.driver == "psycopg":
+            from .sqlalchemy_psycopg import Sessions
+
+            self._psycopg = Sessions()
 
     @property
     def is_open(self) -> bool:
@@ -44,17 +49,14 @@ class Direct:
             raise _wrapped(None, error, dialect, lost=False) from error
         driver: Any = pooled.dbapi_connection
         try:
-            if self._psycopg:
-                cursor = psycopg.execute(pooled, call, values, prepare=self._may_prepare, patience=patience)
-                returns = cursor.pgresult.nfields  # a `description` is made anew for each who looks
+            if self._psycopg is not None:
+                row, changed = self._psycopg.execute(pooled, call, values, patience=patience)
             else:
                 cursor = driver.cursor()
                 cursor.execute(call.sql, call.parameters(values))
-                returns = cursor.description
-            # All of them, though there is one: SQLite ends a statement with its last row.
-            rows = cursor.fetchall() if returns else ()
-            changed = cursor.rowcount
-            if not self._psycopg:
+                # All of them, though there is one: SQLite ends a statement with its last row.
+                row = next(iter(cursor.fetchall()), None) if cursor.description else None
+                changed = cursor.rowcount
                 cursor.close()
         except dialect.loaded_dbapi.Error as error:
             if dialect.is_disconnect(error, driver, None):
@@ -62,8 +64,7 @@ class Direct:
                 if engine.pool is pool:
                     engine.dispose()  # what happened to one connection most likely happened to all
                 raise _wrapped(call, error, dialect, lost=True) from error
-            if self._psycopg and psycopg.is_stale(error):
-                self._may_prepare = self._may_prepare and not psycopg.is_anothers(error)
+            if self._psycopg is not None and self._psycopg.was_stale(error):
                 pooled.invalidate(error)
                 raise _wrapped(call, error, dialect, lost=True) from error
             pooled.close()
@@ -72,7 +73,7 @@ class Direct:
             pooled.invalidate()  # an answer may be on its way still
             raise
         pooled.close()
-        return (rows[0] if rows else None), changed
+        return row, changed
 
 
 def _wrapped(call: Call | None, error: Exception, dialect: Any, *, lost: bool) -> DBAPIError:

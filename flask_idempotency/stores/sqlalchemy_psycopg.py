@@ -1,72 +1,187 @@
-"""Prepared statements of psycopg, which save PostgreSQL two thirds of its work: where a session is ours alone.
+"""Prepared statements through psycopg, which save PostgreSQL most of its work: where a session is ours alone.
 
 Poolers in transaction mode (PgBouncer) hand the same session to others between two transactions. A statement that was
 prepared on it is unknown on the next; and what was set on it stays for strangers.
 """
 
-import secrets
+import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from struct import Struct
+from typing import Any, Self
 
+from psycopg import DatabaseError, DataError, errors, pq
 from sqlalchemy import PoolProxiedConnection
 
 from .sqlalchemy_call import Call
 from .watchdog import watchdog
 
-# In a pooled connection's `info`. Whether nobody shares the session: it may be set up, and statements may be prepared.
-_IS_ALONE = "flask_idempotency.is_alone"
+answers: Any
+try:
+    from psycopg.generators import execute as answers
+except ImportError:
+    answers = None  # another version, whose cursors serve as well
 
-# The cursor that it keeps: a new one would look up anew how each parameter and column is written.
+# In a pooled connection's `info`. The names of what is prepared on its session; none where others may share it.
+_PREPARED = "flask_idempotency.prepared"
+
+# The cursor for those that are not prepared: a new one would look up anew how each value is written.
 _CURSOR = "flask_idempotency.cursor"
 
-#: How often psycopg sends a statement before it prepares it unasked: in effect never.
-_NEVER = 1 << 62
+# What the server says of a statement that the session does not know, or knows already, though by no doing of ours.
+_ANOTHERS = {"26000", "42P05"}
 
-# A prepared statement that the session does not know; or whose columns a migration has changed.
-_ANOTHERS = "26000"
+# And of one whose columns a migration has changed.
 _CHANGED = "0A000"
+
+_FLOAT = Struct("!d")
+
+# PostgreSQL's number of each parameter's type, and how its binary form is written.
+_BYTEA: tuple[int, Callable[[Any], bytes]] = (17, bytes)
+_FLOAT8: tuple[int, Callable[[Any], bytes]] = (701, _FLOAT.pack)
+_INT8: tuple[int, Callable[[Any], bytes]] = (20, Struct("!q").pack)
+_BOOL: tuple[int, Callable[[Any], bytes]] = (16, Struct("!?").pack)
+_KINDS = {
+    "id": _BYTEA,
+    "token": _BYTEA,
+    "fingerprint": _BYTEA,
+    "response": _BYTEA,
+    "lease": _FLOAT8,
+    "longest": _FLOAT8,
+    "retention": _FLOAT8,
+    "number": _INT8,
+    "limit": _INT8,
+    "take_over": _BOOL,
+}
+
+_LOAD: dict[int, Callable[[bytes], Any]] = {
+    17: bytes,
+    701: lambda value: _FLOAT.unpack(value)[0],
+    **dict.fromkeys((20, 21, 23), lambda value: int.from_bytes(value, "big", signed=True)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement under a name that says what it does.
+
+    Should a pooler hide so well that it is not noticed, the server runs this statement under this name, or says that
+    it does not know it; never a stranger's.
+    """
+
+    name: bytes
+    sql: bytes
+    parameters: tuple[tuple[str, Callable[[Any], bytes]], ...]
+    types: tuple[int, ...]
+    binary: tuple[int, ...]
+
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        """`call`, with its parameters as the server numbers them."""
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", call.sql)))
+        sql = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", call.sql).replace("%%", "%")
+        return cls(
+            name=b"idempotency_" + blake2b(sql.encode(), digest_size=12).hexdigest().encode(),
+            sql=sql.encode(),
+            parameters=tuple((name, _KINDS[name][1]) for name in names),
+            types=tuple(_KINDS[name][0] for name in names),
+            binary=(1,) * len(names),
+        )
 
 
 def look_whether_alone(connection: Any, record: Any) -> None:
     """Find out, once per connection, whether a pooler stands before the server."""
     # A pooler gives its clients process ids of its own, with which they may cancel what they began.
     (process,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-    prepared: Any = getattr(connection, "_prepared", None)
-    if process != connection.info.backend_pid or not hasattr(prepared, "_prepared_idx"):
+    if process != connection.info.backend_pid:
         return
-    # By names that no other session has used: should a pooler hide so well that it is not noticed, the server does not
-    # know the statement, instead of running a stranger's.
-    prepared._prepared_idx = secrets.randbits(62)
-    connection.prepare_threshold = _NEVER
     # A plan is kept for as long as the session. One that was made while the table was small, reading all of it, would
     # be the slowest there is once it has grown.
     connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
-    record.info[_IS_ALONE] = True
-
-
-def execute(
-    pooled: PoolProxiedConnection, call: Call, values: Mapping[str, Any], *, prepare: bool, patience: float
-) -> Any:
-    """Run a statement on an idle connection, for so many seconds at most; the cursor, which its next caller uses."""
-    info, driver = pooled.info, pooled.dbapi_connection
-    assert driver is not None
-    cursor: Any = info.get(_CURSOR)
-    if cursor is None:
-        cursor = info[_CURSOR] = driver.cursor(binary=True)
-    # Of the drivers, psycopg alone has no time-out for an answer.
-    watchdog.watch(cursor, driver.fileno, time.monotonic() + patience)
     try:
-        return cursor.execute(call.sql, values, prepare=prepare and _IS_ALONE in info)
-    finally:
-        watchdog.let_go(cursor)
+        _execute_prepared(connection, set(), Prepared.of(Call("SELECT 1", None)), {})
+    except (AttributeError, TypeError, ValueError):
+        return  # as above: what is used here of psycopg is not all documented
+    record.info[_PREPARED] = set()
 
 
-def is_stale(error: Any) -> bool:
-    """Whether a prepared statement was refused, before anything was done."""
-    return error.sqlstate in (_ANOTHERS, _CHANGED)
+class Sessions:
+    """Runs statements on the sessions of one engine: prepared where that may be, by psycopg's cursors elsewhere."""
+
+    def __init__(self) -> None:
+        self._may_prepare = True
+        self._prepared: dict[str, Prepared] = {}
+
+    def execute(
+        self, pooled: PoolProxiedConnection, call: Call, values: Mapping[str, Any], *, patience: float
+    ) -> tuple[Any, int]:
+        """The first row that a statement returns, if it returns any, and how many rows it changed.
+
+        For so many seconds at most: of the drivers, psycopg alone has no time-out for an answer.
+        """
+        info = pooled.info
+        driver: Any = pooled.dbapi_connection
+        watchdog.watch(driver, driver.fileno, time.monotonic() + patience)
+        try:
+            if self._may_prepare and _PREPARED in info:
+                prepared = self._prepared.get(call.sql)
+                if prepared is None:
+                    prepared = self._prepared[call.sql] = Prepared.of(call)
+                return _execute_prepared(driver, info[_PREPARED], prepared, values)
+            cursor: Any = info.get(_CURSOR)
+            if cursor is None:
+                cursor = info[_CURSOR] = driver.cursor(binary=True)
+            cursor.execute(call.sql, values, prepare=False)
+            return (cursor.fetchone() if cursor.pgresult.nfields else None), cursor.rowcount
+        finally:
+            watchdog.let_go(driver)
+
+    def was_stale(self, error: Any) -> bool:
+        """Whether a prepared statement was refused, before anything was done. On a new connection, it may pass."""
+        if error.sqlstate in _ANOTHERS:
+            # A pooler that was not noticed has exchanged the session for another.
+            self._may_prepare = False
+            return True
+        return bool(error.sqlstate == _CHANGED)
 
 
-def is_anothers(error: Any) -> bool:
-    """Whether the session was exchanged for another by a pooler that nobody has noticed."""
-    return bool(error.sqlstate == _ANOTHERS)
+def _execute_prepared(
+    driver: Any, known: set[bytes], prepared: Prepared, values: Mapping[str, Any]
+) -> tuple[tuple[Any, ...] | None, int]:
+    # As psycopg's cursors do it, without what they look up for values of any type: that takes as long as the server.
+    session = driver.pgconn
+    if prepared.name not in known:
+        session.send_prepare(prepared.name, prepared.sql, prepared.types)
+        _the_one_of(driver.wait(answers(session)))
+        known.add(prepared.name)
+    written = [None if (value := values[name]) is None else write(value) for name, write in prepared.parameters]
+    session.send_query_prepared(prepared.name, written, prepared.binary, 1)
+    result = _the_one_of(driver.wait(answers(session)))
+    if not result.ntuples:
+        return None, result.command_tuples or 0
+    return tuple(_read(result, column) for column in range(result.nfields)), result.ntuples
+
+
+def _read(result: Any, column: int) -> Any:
+    value = result.get_value(0, column)
+    if value is None:
+        return None
+    load = _LOAD.get(result.ftype(column))
+    if load is None:
+        raise DataError(f"column {column + 1} is of a type that records do not have")
+    return load(value)
+
+
+def _the_one_of(results: list[Any]) -> Any:
+    (result,) = results
+    if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        return result
+    code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    told = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+    kind: type[Exception] = DatabaseError
+    with suppress(KeyError):
+        kind = errors.lookup(code)
+    raise kind(told)

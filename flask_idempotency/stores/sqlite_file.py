@@ -26,6 +26,9 @@ _POLL_FIRST, _POLL, _FIRST_TRIES = 0.00005, 0.0003, 40
 #: process that was stopped in there.
 _SHARE_FOR_TURNSTILE = 0.05
 
+#: Seconds that a thread pauses after a write while others are at it.
+_GIVE_WAY = 1e-6
+
 
 class Write:
     """One statement: `values` gives its parameters at the moment when it runs, however long it waited for its turn."""
@@ -67,11 +70,11 @@ class SQLiteFile:
         """The rows that `statement` reads."""
         try:
             try:
-                return self._read(statement, values)
+                return self._fetch(statement, values)
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
-            return self._patiently(lambda: self._read(statement, values))
+            return self._patiently(lambda: self._fetch(statement, values))
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
@@ -79,6 +82,8 @@ class SQLiteFile:
         """Run all these in one transaction, on the disk when this returns where one of them is `durable`."""
         self._commits.submit(writes)
         self._checkpoints.after(sum(write.changed for write in writes))
+        if not self._durable and self._gate.crowded():
+            time.sleep(_GIVE_WAY)
 
     def close(self) -> None:
         """Close every connection that is not in use now; the next call opens new ones."""
@@ -90,56 +95,61 @@ class SQLiteFile:
         self._turnstile.close()
         self._commits = GroupCommit(self._commit)
 
-    def _read(self, statement: str, values: Row) -> list[Row]:
-        with self._gate:
-            connection = self._connections.take()
-            try:
-                rows: list[Row] = connection.execute(statement, values).fetchall()
-            except BaseException as error:
-                self._connections.drop(connection, error)
-                raise
-            self._connections.give_back(connection)
-            return rows
+    def _fetch(self, statement: str, values: Row) -> list[Row]:
+        return self._use(lambda connection: connection.execute(statement, values).fetchall())
 
     def _checkpoint(self, statement: str) -> tuple[int, int, int]:
-        ((busy, pages, copied),) = self._read(statement, ())
+        ((busy, pages, copied),) = self._fetch(statement, ())
         return busy, pages, copied
 
     def _commit(self, jobs: Sequence[Sequence[Write]]) -> None:
-        """Run all these writes in one transaction. Called by one thread at a time."""
-        writes = jobs[0] if len(jobs) == 1 else [write for job in jobs for write in job]
-        durable = self._durable and any(write.durable for write in writes)
+        """Run all these in one transaction. Called by one thread at a time."""
+        durable = any(map(self._must_wait, jobs))
+        writes = [write for job in jobs for write in job]
+
+        def run(connection: Connection) -> None:
+            connection.wait_for_disk(durable)
+            if len(writes) == 1 and not self._turnstile.entered:
+                writes[0].run(connection)  # a transaction of its own, as SQLite makes one
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            # The write lock is ours: whoever comes next may begin to wait for it.
+            self._turnstile.leave()
+            for job in self._commits.latecomers(lambda job: durable or not self._must_wait(job)):
+                writes.extend(job)
+            for write in writes:
+                write.run(connection)
+            connection.execute("COMMIT")
+
         try:
             if self._turnstile.empty():
                 try:
-                    return self._run(writes, durable)
+                    return self._use(run)
                 except sqlite3.OperationalError as error:
                     if not is_busy(error):
                         raise
             try:
                 self._wait_for_turn()
-                self._patiently(lambda: self._run(writes, durable))
+                self._patiently(lambda: self._use(run))
             finally:
                 self._turnstile.leave()
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
-    def _run(self, writes: Sequence[Write], durable: bool) -> None:
+    def _must_wait(self, job: Sequence[Write]) -> bool:
+        """Whether this job must be on the disk before its thread goes on."""
+        return self._durable and any(write.durable for write in job)
+
+    def _use(self, act: Callable[[Connection], T]) -> T:
         with self._gate:
             connection = self._connections.take()
             try:
-                connection.wait_for_disk(durable)
-                if len(writes) == 1:
-                    writes[0].run(connection)  # a transaction of its own, as SQLite makes one
-                else:
-                    connection.execute("BEGIN IMMEDIATE")
-                    for write in writes:
-                        write.run(connection)
-                    connection.execute("COMMIT")
+                result = act(connection)
             except BaseException as error:
                 self._connections.drop(connection, error)
                 raise
             self._connections.give_back(connection)
+            return result
 
     def _wait_for_turn(self) -> None:
         for _ in _naps(self._busy_timeout * _SHARE_FOR_TURNSTILE):

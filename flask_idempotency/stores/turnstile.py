@@ -53,6 +53,11 @@ class Turnstile:
             self._pass_by = _PASSED_BY
         return True
 
+    @property
+    def entered(self) -> bool:
+        """Whether this process has a place in the queue."""
+        return self._place is not None
+
     def enter(self) -> bool:
         """Join the queue or move up in it; True at its head. To be called until then."""
         if self._skip:

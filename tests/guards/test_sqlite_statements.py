@@ -1,8 +1,10 @@
 """What each kind of request costs the SQLite store: statements, commits, and commits that wait for the disk."""
 
 import sqlite3
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,55 @@ def test_a_sweep_that_finds_something_is_one_statement_that_does_not_wait_for_th
     before = trace.read_commits()
     assert shop.sixteen(trace.read_statements) == {"SELECT": 17, "INSERT": 16, "UPDATE": 16, "DELETE": 1}
     assert trace.read_commits() - before == {"unsynced": 17, "synced": 16}
+
+
+class Waiting:
+    """A store whose file another has locked, and what threads want of it meanwhile, one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = SQLiteStore(path)
+        outcome = self.store.claim(RecordKey(b"finished".ljust(16)), b"f" * 16, lease=60.0, retention=60.0)
+        assert isinstance(outcome, Claimed)
+        self._finished = outcome.claim
+        self._other = sqlite3.connect(path, isolation_level=None)
+        self._other.execute("BEGIN IMMEDIATE")
+        self._threads: list[threading.Thread] = []
+
+    def claim(self) -> None:
+        record = RecordKey(b"fresh".ljust(16))
+        self._start(lambda: self.store.claim(record, b"f" * 16, lease=60.0, retention=60.0))
+
+    def complete(self) -> None:
+        self._start(lambda: self.store.complete(self._finished, None, retention=60.0))
+
+    def _start(self, act: Callable[[], object]) -> None:
+        self._threads.append(threading.Thread(target=act))
+        self._threads[-1].start()
+        commits, ends = self.store._file._commits, time.monotonic() + 20
+        while commits._leader is None or len(commits._queue) < len(self._threads) - 1:
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+
+    def let_go(self) -> None:
+        self._other.execute("ROLLBACK")
+        for thread in self._threads:
+            thread.join(20)
+        self._other.close()
+
+
+def test_who_comes_while_a_completion_waits_for_the_lock_shares_its_commit(trace: Trace, tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path / "records.db")
+    waiting.complete()
+    waiting.claim()
+    before = trace.read_commits()
+    waiting.let_go()
+    assert trace.read_commits() - before == {"synced": 1}
+
+
+def test_a_completion_does_not_join_a_commit_that_does_not_wait_for_the_disk(trace: Trace, tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path / "records.db")
+    waiting.claim()
+    waiting.complete()
+    before = trace.read_commits()
+    waiting.let_go()
+    assert trace.read_commits() - before == {"unsynced": 1, "synced": 1}

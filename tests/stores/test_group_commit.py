@@ -31,7 +31,7 @@ class Ledger:
         self.entered = threading.Event()
         self.let_go = threading.Event()
         self.inside = 0
-        self.fail: Callable[[Sequence[str]], None] = lambda jobs: None
+        self.fail: Callable[[Sequence[str]], object] = lambda jobs: None
 
     def run(self, jobs: Sequence[str]) -> None:
         self.inside += 1
@@ -147,13 +147,45 @@ def test_jobs_of_a_leader_that_was_torn_off_hear_of_it_and_the_lead_passes_on(le
     assert ledger.batches == [["a"], ["doomed", "in the same batch"], ["afterwards"]]
 
 
-@pytest.mark.parametrize("place", ["alone", "leading others", "waiting"])
+def test_those_who_come_while_the_leader_waits_join_its_batch_up_to_the_first_that_does_not_fit(ledger: Ledger) -> None:
+    joined = []
+
+    def join_late(jobs: Sequence[str]) -> None:
+        joined.append(commits.latecomers(lambda job: job != "too heavy"))
+
+    ledger.fail = join_late
+    commits = GroupCommit(ledger.run)
+    threads = queue_up(commits, ledger, "a", "b", "c", "too heavy", "d")
+    ledger.let_go.set()
+    join(*threads.values())
+    assert ledger.batches == [["a"], ["too heavy", "d"]]
+    assert joined == [["b", "c"], []]
+
+
+def test_a_latecomers_trouble_is_not_its_neighbours(ledger: Ledger) -> None:
+    def fail(jobs: Sequence[str]) -> None:
+        late = commits.latecomers(lambda job: True)
+        if "bad" in [*jobs, *late]:
+            raise StoreUnavailable("too big")
+
+    ledger.fail = fail
+    commits = GroupCommit(ledger.run)
+    threads = queue_up(commits, ledger, "first", "good", "bad")
+    ledger.let_go.set()
+    join(*threads.values())
+    # All three together, and then each alone, with nobody joining.
+    assert ledger.batches == [["first"], ["first"], ["good"], ["bad"]]
+
+
+@pytest.mark.parametrize("place", ["alone", "leading others", "joined by others", "waiting"])
 def test_a_thread_torn_off_at_any_point_takes_nobody_with_it(place: str) -> None:
     """The exception comes at each single moment at which the module can be interrupted, until none is left."""
     moment, torn = 0, True
     while torn:
         ledger = Ledger()
         commits = GroupCommit(ledger.run)
+        if place == "joined by others":
+            ledger.fail = lambda jobs, commits=commits: commits.latecomers(lambda job: True)  # type: ignore[misc]
         if place == "alone":
             ledger.let_go.set()
             torn = submit_torn_off(commits, "torn", moment)
@@ -188,6 +220,7 @@ def test_a_thread_torn_off_at_any_point_takes_nobody_with_it(place: str) -> None
         after.join(TIMEOUT)
         assert not after.is_alive(), f"torn off at moment {moment}, {place}: the lead is lost"
         assert ledger.batches[-1] == ["afterwards"]
+        assert not commits._queue
         moment += 1
     assert moment > 10, "there are more moments than that"
 
