@@ -1,5 +1,6 @@
 """Parts of a handler whose results are kept, so that a re-run does not repeat them."""
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,9 @@ def run_step(attempt: Attempt, name: str, work: Callable[[], Any], *, on_lapse: 
     Where the process died between doing the work and keeping its result, `on_lapse` decides (the policy's, unless
     given): the work is done again, or `StepRefused`. What `work` raises is not kept; the next attempt does it again.
 
-    Raises `TypeError` where the result is not JSON: then the work was done, and never is again.
+    Raises `TypeError` where the result is not JSON: then the work was done, and never is again; and where `work` is
+    asynchronous: then nothing was done. While the store is out of reach, a result is kept as soon as it can be, for as
+    long as this process lives.
     """
     engine = Engine(attempt.store)  # of its own, without observers: what they count is requests
     decision = engine.begin(
@@ -58,9 +61,14 @@ def _run_and_keep(engine: Engine, attempt: Attempt, step: Attempt, work: Callabl
     except BaseException:  # torn off: nobody knows how far it came
         engine.abandon(step)
         raise
+    if inspect.isawaitable(result):
+        engine.release(step)
+        if inspect.iscoroutine(result):
+            result.close()  # it never began, and never will
+        raise TypeError("a step must be an ordinary function, not an asynchronous one")
     try:
         body = json.dumps(result).encode()
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever it is that cannot be written: the work was done
         engine.complete(step, None)
         raise TypeError("the result of a step must be JSON, so that it can be kept") from error
     if not engine.complete(step, StoredResponse("200 OK", (), body)):

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 try:
-    from sqlalchemy import select
+    from sqlalchemy import PrimaryKeyConstraint, Table, UniqueConstraint, inspect, select
     from sqlalchemy.exc import IntegrityError
-    from sqlalchemy.orm import Session, scoped_session
+    from sqlalchemy.orm import Mapper, Session, scoped_session
 except ImportError as error:
     raise ImportError("create_once needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
@@ -22,15 +22,22 @@ def create_once(
 
     `key` names the attribute, or the attributes together, on which the table has a unique constraint. The insert runs
     in a savepoint of the session's own transaction, which goes on unharmed where another was first, in this moment or
-    long ago. What commits is the caller's to decide. Another violated constraint raises SQLAlchemy's `IntegrityError`.
+    long ago. What commits is the caller's to decide. Raises `ValueError` where no unique constraint of the model would
+    keep a second row out, and SQLAlchemy's `IntegrityError` where another constraint is violated.
+
+    On PostgreSQL under REPEATABLE READ or SERIALIZABLE, a transaction does not see a row that was committed after it
+    began: then there is only the `IntegrityError`, and the transaction is to be run again.
     """
     names = (key,) if isinstance(key, str) else tuple(key)
     model = type(row)
+    _require_unique(model, names)
     values = {name: getattr(row, name) for name in names}
     for name, value in values.items():
         if value is None:
             # SQL takes every NULL for another value: the constraint would let any number of them in.
             raise ValueError(f"{model.__name__}.{name} must be set: it is what makes the row the only one.")
+    if row in session.new:
+        session.expunge(row)  # a relationship brought it in already, and it must be inserted in the savepoint
     begin_for_real(session.connection())
     session.flush()  # what fails in here is not ours to catch
     try:
@@ -40,10 +47,25 @@ def create_once(
     except IntegrityError:
         if row in session:
             session.expunge(row)
-        # A locking read, since under REPEATABLE READ a plain one does not see what was committed meanwhile.
+        # A locking read, since under REPEATABLE READ a plain one does not see what was committed meanwhile (MariaDB).
         query = select(model).filter_by(**values).with_for_update(read=True)
         existing = session.execute(query.execution_options(populate_existing=True)).scalar_one_or_none()
         if existing is None:
             raise
         return existing, False
     return row, True
+
+
+def _require_unique(model: type, names: tuple[str, ...]) -> None:
+    """Refuse a key that nothing in the database keeps unique: each call would insert another row."""
+    mapper: Mapper[Any] = inspect(model)
+    columns = {mapper.columns[name] for name in names if name in mapper.columns}
+    for table in (each for each in mapper.tables if isinstance(each, Table)):
+        constraints = [c for c in table.constraints if isinstance(c, UniqueConstraint | PrimaryKeyConstraint)]
+        indexes = [index for index in table.indexes if index.unique]
+        for unique in (*constraints, *indexes):
+            if len(unique.columns) and columns.issuperset(unique.columns):
+                return
+    raise ValueError(
+        f"{model.__name__} has no unique constraint on {' and '.join(names)}: nothing would keep a second row out."
+    )

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from sqlalchemy import Engine, String, UniqueConstraint, create_engine, func, select
+from sqlalchemy import Engine, ForeignKey, Index, MetaData, String, UniqueConstraint, create_engine, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
-from flask_idempotency.exactly_once import create_once
+from flask_idempotency.exactly_once import create_once, proof_table
 
 
 class Base(DeclarativeBase):
@@ -30,6 +30,30 @@ class Transfer(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant: Mapped[str] = mapped_column(String(20))
     key: Mapped[str] = mapped_column(String(255))
+
+
+class Owner(Base):
+    __tablename__ = "once_owners"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    things: Mapped[list["Thing"]] = relationship(back_populates="owner")
+
+
+class Thing(Base):
+    __tablename__ = "once_things"
+    __table_args__ = (Index("once_things_key", "key", unique=True),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(255))
+    label: Mapped[str] = mapped_column(String(20), default="")
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey(Owner.id))
+    owner: Mapped[Owner | None] = relationship(back_populates="things")
+
+
+class Unkept(Base):
+    __tablename__ = "once_unkept"
+    __table_args__ = (UniqueConstraint("key", "tenant"), Index("once_unkept_key", "key"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(255))
+    tenant: Mapped[str] = mapped_column(String(20))
 
 
 @pytest.fixture
@@ -120,3 +144,143 @@ def test_of_16_that_race_one_creates_and_all_hear_of_its_row(engine: Engine) -> 
     wide.dispose()
     assert len({row_id for row_id, _ in outcomes}) == 1
     assert sum(created for _, created in outcomes) == 1
+
+
+def test_a_row_that_collided_on_another_constraint_is_never_the_answer(engine: Engine) -> None:
+    with Session(engine) as session:
+        create_once(session, Order(idempotency_key="k", number="1", item="mine"))
+        create_once(session, Order(idempotency_key="other", number="2", item="another's"))
+        session.commit()
+        # Both constraints are violated, by different rows: the key's row is the answer.
+        found, created = create_once(session, Order(idempotency_key="k", number="2", item="new"))
+        assert (found.item, created) == ("mine", False)
+        # The number alone is: there is no answer.
+        with pytest.raises(IntegrityError):
+            create_once(session, Order(idempotency_key="new", number="2", item="new"))
+        assert session.scalars(select(Order.item).order_by(Order.id)).all() == ["mine", "another's"]
+
+
+def test_within_savepoints_of_the_caller_it_harms_none(engine: Engine) -> None:
+    with Session(engine) as session:
+        create_once(session, Order(idempotency_key="k", item="first"))
+        session.commit()
+    with Session(engine) as session:
+        session.add(Order(item="around"))
+        with session.begin_nested():
+            session.add(Order(item="outer"))
+            with session.begin_nested():
+                assert create_once(session, Order(idempotency_key="k", item="second"))[1] is False
+                assert create_once(session, Order(idempotency_key="l", item="inner"))[1] is True
+        with session.begin_nested() as undone:
+            assert create_once(session, Order(idempotency_key="m", item="undone"))[1] is True
+            undone.rollback()
+        assert create_once(session, Order(idempotency_key="m", item="done"))[1] is True
+        session.commit()
+        items = ["first", "around", "outer", "inner", "done"]
+        assert sorted(session.scalars(select(Order.item))) == sorted(items)
+
+
+def test_a_row_that_a_relationship_has_brought_into_the_session_does_no_harm(engine: Engine) -> None:
+    with Session(engine) as session:
+        owner = Owner(things=[])
+        session.add(owner)
+        first, _ = create_once(session, Thing(key="k", owner=owner), key="key")
+        session.commit()
+        second = Thing(key="k")
+        session.add(second)
+        found, created = create_once(session, second, key="key")
+        assert (found.id, created) == (first.id, False)
+        session.add(Owner())
+        session.commit()
+        assert (count(session, Thing), count(session, Owner)) == (1, 2)
+
+
+def test_what_a_lost_row_brought_along_is_not_left_behind(engine: Engine) -> None:
+    with Session(engine) as session:
+        create_once(session, Thing(key="k"), key="key")
+        session.commit()
+        found, created = create_once(session, Thing(key="k", owner=Owner()), key="key")
+        session.commit()
+        assert (found.owner, created, count(session, Owner)) == (None, False, 0)
+
+
+def test_what_the_caller_had_not_flushed_fails_as_its_own(engine: Engine) -> None:
+    """A collision of something else is not taken for one of the row."""
+    with Session(engine) as session:
+        create_once(session, Order(idempotency_key="k", number="1", item="book"))
+        session.commit()
+        session.add(Order(number="1", item="another's mistake"))
+        with pytest.raises(IntegrityError):
+            create_once(session, Order(idempotency_key="k", item="pen"))
+
+
+@pytest.mark.parametrize("key", ["key", "tenant", "nothing"])
+def test_a_key_that_nothing_keeps_unique_is_refused(engine: Engine, key: str) -> None:
+    row = Unkept(key="k", tenant="t")
+    row.nothing = "n"  # type: ignore[attr-defined]
+    with Session(engine) as session:
+        with pytest.raises(ValueError, match="no unique constraint"):
+            create_once(session, row, key=key)
+        assert create_once(session, row, key=("tenant", "key"))[1] is True
+
+
+def test_a_unique_index_and_a_primary_key_are_constraints_too(engine: Engine) -> None:
+    with Session(engine) as session:
+        assert [create_once(session, Thing(key="k"), key="key")[1] for _ in range(2)] == [True, False]
+        assert [create_once(session, Owner(id=7), key="id")[1] for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_row_committed_after_the_snapshot_is_found_on_mariadb_and_an_error_on_postgresql(
+    postgresql_url: str, mariadb_url: str, level: str
+) -> None:
+    for url in (postgresql_url, mariadb_url):
+        engine = create_engine(url, isolation_level=level)
+        Base.metadata.drop_all(engine)
+        Base.metadata.create_all(engine)
+        with Session(engine) as session, Session(engine) as other:
+            session.connection().exec_driver_sql("SELECT 1 FROM once_transfers").all()  # a snapshot of all tables
+            create_once(other, Order(idempotency_key="k", item="theirs"))
+            other.commit()
+            if url == mariadb_url:
+                assert create_once(session, Order(idempotency_key="k", item="ours"))[0].item == "theirs"
+            else:
+                with pytest.raises(IntegrityError):
+                    create_once(session, Order(idempotency_key="k", item="ours"))
+                session.rollback()
+                assert create_once(session, Order(idempotency_key="k", item="ours"))[0].item == "theirs"
+        engine.dispose()
+
+
+def test_in_an_atomic_view_the_row_and_the_answer_stand_together(database_url: str) -> None:
+    from flask import Flask
+
+    from flask_idempotency import Idempotency, Policy
+    from flask_idempotency.stores import MemoryStore
+
+    engine = create_engine(database_url)
+    proof_table(MetaData()).drop(engine, checkfirst=True)
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    sessions = scoped_session(sessionmaker(engine))
+    app = Flask(__name__)
+    idempotency = Idempotency(app, store=MemoryStore(), policy=Policy(atomic=True), session=sessions)
+    statuses = [402, 201]
+
+    def view() -> tuple[str, int]:
+        assert idempotency.attempt is not None
+        outcomes = [create_once(sessions, Order(idempotency_key="k", item="book"))[1] for _ in range(2)]
+        sessions.commit()
+        return str(outcomes), statuses.pop(0)
+
+    app.add_url_rule("/", "orders", view, methods=["POST"])
+    heard = [app.test_client().post("/", headers={"Idempotency-Key": "k"}) for _ in range(3)]
+    sessions.remove()
+    assert [(each.status_code, each.text) for each in heard] == [
+        (402, "[True, False]"),
+        (201, "[True, False]"),
+        (201, "[True, False]"),
+    ]
+    with Session(engine) as session:
+        assert count(session, Order) == 1
+    engine.dispose()
