@@ -98,16 +98,15 @@ class Engine:
                 return Run(self._start(standing, key, principal, fingerprint, policy))
             case InProgress(other) | Completed(other) if other != fingerprint:
                 return self._refuse(Refusal.REUSED, record)
-            case Completed(_, None):
-                return self._refuse(Refusal.NOT_KEPT, record)
-            case Completed(_, response):
-                assert response is not None
-                self.tell(Outcome.REPLAYED, record.id)
-                return Replay(response)
             case InProgress(lapsed=True):
                 return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
             case InProgress(lease_ends=lease_ends):
                 return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_retry_after(lease_ends, policy.lease))
+            case Completed(response=StoredResponse() as response):
+                self.tell(Outcome.REPLAYED, record.id)
+                return Replay(response)
+            case Completed():
+                return self._refuse(Refusal.NOT_KEPT, record)
 
     def complete(self, attempt: Attempt, response: StoredResponse | None) -> bool:
         """Keep the answer; False where the claim was fenced: the winner's answer counts, not this one.

@@ -250,10 +250,7 @@ class Hooks:
             self.engine.abandon(attempt)
 
     def _replay(self, kept: StoredResponse) -> Response:
-        response = self.app.response_class(status=kept.status)
-        response.response = [kept.body]
-        response.headers[:] = replay_headers(kept)
-        return response
+        return self._response(kept.status, replay_headers(kept), kept.body)
 
     def refusal_of_step(self, refused: StepRefused, policy: Policy) -> HTTPException:
         """What to raise where a step may not run. It has a response of its own, so that no error handler changes it."""
@@ -262,7 +259,14 @@ class Hooks:
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
         docs_url = link_target(current_request().environ.get("SCRIPT_NAME", ""), policy.docs_url)
-        return self.app.response_class(refusal.body, status=refusal.status, headers=refusal.headers(docs_url))
+        return self._response(refusal.status_line, refusal.headers(docs_url), refusal.body)
+
+    def _response(self, status: str, headers: list[tuple[str, str]], body: bytes) -> Response:
+        """A response with these headers and no others."""
+        response = self.app.response_class(status=status)
+        response.response = [body]
+        response.headers[:] = headers
+        return response
 
     def _policy_page(self) -> Any:
         return answer(current_request(), self.views.published())

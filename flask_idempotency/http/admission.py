@@ -79,7 +79,7 @@ def admit(
         may_wait=bool(environ.get("wsgi.multithread") or not environ.get("wsgi.multiprocess")),
     )
     if isinstance(decision, Refuse):
-        return problem(decision.refusal.value, retry_after=decision.retry_after)
+        return problem(decision.refusal, retry_after=decision.retry_after)
     return decision
 
 

@@ -6,6 +6,7 @@ The draft asks for it in section 2.2: the rules, expiry included, are to be publ
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from urllib.parse import quote
 
@@ -34,6 +35,7 @@ def answer(request: Request, rules: Sequence[Rules]) -> Response:
     return response
 
 
+@lru_cache(maxsize=256)
 def link_target(script_name: str, docs_url: str | None) -> str | None:
     """Where the `Link` of a problem points: a path is the application's own, below where it is mounted.
 

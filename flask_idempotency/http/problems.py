@@ -13,7 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 TYPE_PREFIX = "urn:flask-idempotency:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """One refusal: its `type` ends in the slug. `retry_after`: whole seconds, where asking again may help.
 
@@ -40,15 +40,21 @@ class Problem:
 
     def headers(self, docs_url: str | None) -> list[tuple[str, str]]:
         """The header fields of the response, in their order."""
-        headers = [("Content-Type", "application/problem+json")]
-        if docs_url is not None:
-            headers.append(("Link", f'<{docs_url}>; rel="describedby"'))
-        if self.retry_after is not None:
-            headers.append(("Retry-After", str(self.retry_after)))
-        # Another moment, another answer: nothing in between may keep this one.
-        headers.append(("Cache-Control", "no-store"))
-        headers.append(("Content-Length", str(len(self.body))))
-        return headers
+        return list(_headers(self, docs_url))
+
+
+# A refusal must cost less than what it refuses. What it says is told once: no client has a say in it.
+@lru_cache(maxsize=256)
+def _headers(told: Problem, docs_url: str | None) -> tuple[tuple[str, str], ...]:
+    headers = [("Content-Type", "application/problem+json")]
+    if docs_url is not None:
+        headers.append(("Link", f'<{docs_url}>; rel="describedby"'))
+    if told.retry_after is not None:
+        headers.append(("Retry-After", str(told.retry_after)))
+    # Another moment, another answer: nothing in between may keep this one.
+    headers.append(("Cache-Control", "no-store"))
+    headers.append(("Content-Length", str(len(told.body))))
+    return tuple(headers)
 
 
 _ALL = (
@@ -117,10 +123,9 @@ _ALL = (
 PROBLEMS: Mapping[str, Problem] = MappingProxyType({problem.slug: problem for problem in _ALL})
 
 
-# A refusal must cost less than what it refuses; and no client has a say in what is told, so the problems are few.
 @lru_cache(maxsize=256)
 def problem(slug: str, *, reason: str | None = None, retry_after: int | None = None) -> Problem:
     """The problem with this slug, told in particular."""
     known = PROBLEMS[slug]
     detail = known.detail if reason is None else known.detail.format(reason=reason)
-    return Problem(slug, known.status, known.title, detail, retry_after)
+    return Problem(known.slug, known.status, known.title, detail, retry_after)
