@@ -39,7 +39,14 @@ def run_step(attempt: Attempt, name: str, work: Callable[[], Any], *, on_lapse: 
         principal=attempt.claim.record_id,
         # A step done for one payload must not answer for another, which may come once the key was given back.
         fingerprint=attempt.fingerprint,
-        policy=replace(attempt.policy, on_lapse=on_lapse or attempt.policy.on_lapse, on_store_error="refuse", wait=0),
+        policy=replace(
+            attempt.policy,
+            on_lapse=on_lapse or attempt.policy.on_lapse,
+            on_store_error="refuse",
+            wait=0,
+            # What a step does joins no transaction, whatever the view around it does: its outcome may be unknown.
+            atomic=False,
+        ),
     )
     match decision:
         case Replay(kept):

@@ -18,6 +18,7 @@ from flask_idempotency import Idempotency, Policy
 from flask_idempotency.engine.records import Claim, StoredResponse
 from flask_idempotency.engine.store import Store, StoreUnavailable
 from flask_idempotency.stores import EncryptedStore, MemoryStore, SQLAlchemyStore, SQLiteStore, open_store
+from tests.exactly_once.dying import DyingStore
 from tests.exactly_once.shop import Shop
 from tests.stores.redis import servers
 
@@ -139,6 +140,40 @@ def test_a_step_within_an_atomic_view_stands_though_the_view_is_run_again_or_und
     assert [(each.status_code, each.json) for each in heard] == [(402, {"charge": 1}), (201, {"charge": 1})]
     assert (len(runs), len(charged)) == (3, 1)
     assert (shop.items(), shop.proofs()) == (["book"], 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "on_lapse", "status", "charges"),
+    [("refuse", None, 409, 1), ("rerun", "refuse", 409, 1), ("refuse", "rerun", 201, 2), ("rerun", None, 201, 2)],
+)
+def test_a_step_whose_process_died_in_it_within_an_atomic_view_is_rerun_or_refused(
+    database_url: str, policy: Any, on_lapse: Any, status: int, charges: int
+) -> None:
+    """The outcome of the view is known then, the step's is not: the card may have been charged."""
+    store = DyingStore()
+    shop = Shop(database_url, store, on_lapse=policy)
+    charged: list[None] = []
+
+    def charge() -> int:
+        charged.append(None)
+        if len(charged) == 1:
+            raise TornOff
+        return 7
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        return {"charge": shop.idempotency.step("charge", charge, on_lapse=on_lapse)}, 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = shop.app.test_client()
+    with pytest.raises(TornOff):
+        client.post("/orders", headers=KEY)
+    store.let_leases_end()
+    heard = [client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [each.status_code for each in heard] == [status] * 2
+    assert len(charged) == charges
+    assert shop.items() == ([] if status == 409 else ["book"])
 
 
 def test_where_a_step_is_refused_an_atomic_view_leaves_nothing_whatever_it_answers(database_url: str) -> None:
