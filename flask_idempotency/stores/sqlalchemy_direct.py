@@ -23,11 +23,7 @@ class Direct:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._psycopg: Sessions | None = None
-        if engine.dialect.driver == "psycopg":
-            from .sqlalchemy_psycopg import Sessions
-
-            self._psycopg = Sessions()
+        self._psycopg = _sessions() if engine.dialect.driver == "psycopg" else None
 
     @property
     def is_open(self) -> bool:
@@ -74,6 +70,12 @@ class Direct:
             raise
         pooled.close()
         return row, changed
+
+
+def _sessions() -> "Sessions":
+    from .sqlalchemy_psycopg import Sessions
+
+    return Sessions()
 
 
 def _wrapped(call: Call | None, error: Exception, dialect: Any, *, lost: bool) -> DBAPIError:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Any, Self
 
-from psycopg import DatabaseError, DataError, errors, pq
+from psycopg import DatabaseError, DataError, OperationalError, errors, pq
 from sqlalchemy import PoolProxiedConnection
 
 from .sqlalchemy_call import Call
@@ -96,16 +96,24 @@ def look_whether_alone(connection: Any, record: Any) -> None:
     """Find out, once per connection, whether a pooler stands before the server."""
     # A pooler gives its clients process ids of its own, with which they may cancel what they began.
     (process,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-    if process != connection.info.backend_pid:
+    if process != connection.info.backend_pid or answers is None:
         return
+    _try_out(connection)
     # A plan is kept for as long as the session. One that was made while the table was small, reading all of it, would
     # be the slowest there is once it has grown.
     connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
-    try:
-        _execute_prepared(connection, set(), Prepared.of(Call("SELECT 1", None)), {})
-    except (AttributeError, TypeError, ValueError):
-        return  # as above: what is used here of psycopg is not all documented
     record.info[_PREPARED] = set()
+
+
+def _try_out(connection: Any) -> None:
+    """Not all that is used here of psycopg is documented. One that is another inside is used by its cursors."""
+    global answers
+    try:
+        _execute_prepared(connection, set(), Prepared(b"", b"SELECT 1", (), (), ()), {})
+    except (AttributeError, TypeError, ValueError) as error:
+        answers = None
+        connection.close()  # its answers are on their way still
+        raise OperationalError("this connection could not be tried out") from error
 
 
 class Sessions:

@@ -90,7 +90,9 @@ class Wire:
         lines = [line.split("\t") for line in self._path.read_text(errors="replace").splitlines()]
         sent = [parts[3:] for parts in lines if len(parts) > 3 and parts[1] == "F"]
         waits = [message for message in sent if message[0] in ("Sync", "Query")]
-        named = [message for message in sent if message[0] == "Bind" and "_pg3_" in message[1]]
+        named = [
+            message for message in sent if message[0] == "Bind" and any("idempotency_" in part for part in message)
+        ]
         return Counter({"round trips": len(waits), "statements by name": len(named)})
 
 

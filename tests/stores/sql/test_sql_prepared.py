@@ -10,7 +10,9 @@ from sqlalchemy import Engine, create_engine, event, text
 
 from flask_idempotency.engine.records import Claimed, Completed
 from flask_idempotency.engine.store import StoreUnavailable
-from flask_idempotency.stores import SQLAlchemyStore
+from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_psycopg
+from flask_idempotency.stores.sqlalchemy_call import Call
+from flask_idempotency.stores.sqlalchemy_psycopg import Prepared
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 
 from .pooler import pgbouncer
@@ -54,13 +56,17 @@ def test_on_a_session_of_its_own_each_statement_is_prepared_once(store: SQLAlche
     assert prepared(store) == names
 
 
-def test_no_two_sessions_have_a_statement_of_the_same_name(store: SQLAlchemyStore) -> None:
+def test_a_statement_has_the_same_name_on_every_session_and_no_other_has_it(store: SQLAlchemyStore) -> None:
     seen: list[set[str]] = []
-    for _ in range(3):
+    for _ in range(2):
         serve(store)
         seen.append(prepared(store))
         engine_of(store).dispose()
-    assert len(set.union(*seen)) == sum(map(len, seen)) == 6
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 2
+    names = [Prepared.of(Call(sql, None)).name for sql in ("SELECT %(id)s", "SELECT %(token)s", "SELECT 1")]
+    assert len(set(names)) == 2
+    assert names[0] == names[1]  # to the server, they are the same
 
 
 def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str) -> None:
@@ -74,20 +80,54 @@ def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str) -> Non
         store.close()
 
 
+@pytest.mark.parametrize("knows", ["nothing of it", "it already"])
 def test_where_a_pooler_hides_so_well_that_it_is_not_noticed_nothing_is_prepared_from_then_on(
-    store: SQLAlchemyStore,
+    store: SQLAlchemyStore, knows: str
 ) -> None:
     serve(store)
-    names = prepared(store)
     with engine_of(store).connect() as connection:
-        assert connection.connection.info["flask_idempotency.is_alone"]
+        info = connection.connection.info["flask_idempotency.prepared"]
         driver: Any = connection.connection.dbapi_connection
-        for name in names:  # behind the driver's back, as if this were another session
-            driver.pgconn.exec_(b"DEALLOCATE " + name.encode())
+        if knows == "it already":  # another client of the pooler, of which this one knows nothing, has prepared it
+            info.clear()
+        else:
+            for name in info:  # behind the driver's back, as if this were another session
+                driver.pgconn.exec_(b"DEALLOCATE " + name)
     serve(store)
     engine_of(store).dispose()
     serve(store)
     assert prepared(store) == set()
+
+
+def other_answers(session: Any, timeout: float) -> Any:
+    raise AssertionError("nobody calls it so")
+
+
+@pytest.mark.parametrize("inside", [None, other_answers])
+def test_a_psycopg_that_is_another_inside_serves_by_its_cursors(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch, inside: Any
+) -> None:
+    monkeypatch.setattr(sqlalchemy_psycopg, "answers", inside)
+    serve(store)
+    assert prepared(store) == set()
+
+
+def test_a_column_of_a_type_that_records_do_not_have_is_an_error_that_refuses(
+    store: SQLAlchemyStore, postgresql_url: str
+) -> None:
+    claimed = claim(store, record := new_record())
+    admin = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    change = "ALTER TABLE idempotency_records ALTER COLUMN lease_ends TYPE "
+    with admin.connect() as connection:
+        connection.execute(text(change + "text"))
+        try:
+            with pytest.raises(StoreUnavailable):
+                claim(store, record)
+        finally:
+            connection.execute(text(change + "double precision USING lease_ends::double precision"))
+    admin.dispose()
+    assert store.complete(claimed.claim, RESPONSE, retention=DAY) is True
+    assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
 
 
 def test_a_migration_that_changes_a_column_disturbs_nobody(store: SQLAlchemyStore, postgresql_url: str) -> None:
