@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from flask_idempotency.exactly_once.joined import OuterTransaction
 from flask_idempotency.stores import MemoryStore, SQLiteStore
 from tests.exactly_once.crashing import BOUNDARIES, COMMITTED, LEASE
 from tests.exactly_once.shop import Shop
+from tests.proxies import Proxy, Trouble
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,3 +157,41 @@ def test_a_commit_whose_reply_is_lost_is_found_to_stand(database_url: str) -> No
     assert (first.status_code, first.json) == (again.status_code, again.json) == (201, {"ordered": 2})
     assert len(runs) == 1
     assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "runs"),
+    [(Trouble.LOSE_REPLY, 1), (Trouble.LOSE_REQUEST, 2)],
+    ids=["after the commit", "before the commit"],
+)
+def test_a_connection_that_breaks_at_the_outer_commit_itself_leaves_both_or_neither(
+    server_url: str, trouble: Trouble, runs: int
+) -> None:
+    """The commit is sent, and no reply comes: the network alone knows how far it came."""
+    server = make_url(server_url)
+    assert server.host is not None
+    assert server.port is not None
+    with Proxy((server.host, server.port)) as proxy:
+        through = server.set(port=proxy.port).render_as_string(hide_password=False)
+        shop = Shop(through, MemoryStore())
+        seen: list[None] = []
+
+        def view() -> Any:
+            seen.append(None)
+            shop.db.session.add_all([shop.Order(item="book"), shop.Order(item="pen")])
+            shop.db.session.commit()
+            if len(seen) == 1:
+                proxy.fail_next(trouble, matching=b"COMMIT")
+            return {"ordered": 2}, 201
+
+        shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+        client = shop.app.test_client()
+        first = client.post("/orders", headers={"Idempotency-Key": "order-1"})
+        assert [fault.trouble for fault in proxy.struck] == [trouble]
+        assert first.status_code == (201 if runs == 1 else 500)
+        again = client.post("/orders", headers={"Idempotency-Key": "order-1"})
+        assert (again.status_code, again.json) == (201, {"ordered": 2})
+        assert len(seen) == runs
+        assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+        with shop.app.app_context():
+            shop.db.engine.dispose()
