@@ -20,7 +20,7 @@ from typing import Any
 from flask import Blueprint, Flask, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import URL, CheckConstraint, ForeignKey, delete, select, text, update
+from sqlalchemy import URL, CheckConstraint, ForeignKey, delete, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -111,7 +111,7 @@ api = Blueprint("api", __name__, url_prefix="/api")
 @api.post("/payments")
 def create_payment() -> ResponseReturnValue:
     """Charge once for each idempotency key."""
-    amount, currency = positive("amount"), words("currency")
+    amount, currency = positive("amount"), text("currency")
     if not (len(currency) == 3 and currency.isalpha()):
         abort(400, "'currency' must be a code of three letters.")
     key = idempotency.derive_key("charge")
@@ -144,7 +144,7 @@ def read_payment(payment_id: str) -> ResponseReturnValue:
 @api.post("/orders")
 def create_order() -> ResponseReturnValue:
     """Order once for each idempotency key: 201 for a new row, 200 for the row that was there."""
-    item, quantity = words("item"), positive("quantity")
+    item, quantity = text("item"), positive("quantity")
     key = idempotency.derive_key("order")  # not the client's own, which another client may use for an order of its own
     wanted = Order(id=new_id("ord"), item=item, quantity=quantity, idempotency_key=key)
     order, created = create_once(db.session, wanted)
@@ -173,7 +173,7 @@ def read_order(order_id: str) -> ResponseReturnValue:
 @idempotency.view(atomic=True, on_conflict="rerun")  # rows only: after a deadlock, it may run again
 def create_transfer() -> ResponseReturnValue:
     """Move money once for each idempotency key."""
-    source, target, amount = words("from"), words("to"), positive("amount")
+    source, target, amount = text("from"), text("to"), positive("amount")
     key = idempotency.derive_key("transfer")
     wanted = Transfer(id=new_id("tr"), source=source, target=target, amount=amount, idempotency_key=key)
     transfer, created = create_once(db.session, wanted)
@@ -216,7 +216,7 @@ def list_accounts() -> ResponseReturnValue:
 @api.put("/users/<user_id>")
 def put_user(user_id: str) -> ResponseReturnValue:
     """Create or replace: the same values again, the same result. 201 for a new user, 200 for one that was there."""
-    name, email = words("name"), words("email")
+    name, email = text("name"), text("email")
     user, created = create_once(db.session, User(id=user_id, name=name, email=email), key="id")
     user.name, user.email = name, email
     db.session.commit()
@@ -245,7 +245,7 @@ unprotected = idempotency.exempt(Blueprint("unprotected", __name__, url_prefix="
 @unprotected.post("/transfers")
 def create_unprotected_transfer() -> ResponseReturnValue:
     """Move money on each request, as a server does that knows no keys."""
-    source, target, amount, transfer_id = words("from"), words("to"), positive("amount"), new_id("tr")
+    source, target, amount, transfer_id = text("from"), text("to"), positive("amount"), new_id("tr")
     move_money(source, target, amount)
     transfer = Transfer(id=transfer_id, source=source, target=target, amount=amount, idempotency_key=transfer_id)
     db.session.add(transfer)
@@ -256,10 +256,10 @@ def create_unprotected_transfer() -> ResponseReturnValue:
 # What the views share
 
 
-def words(field: str) -> str:
-    """A field of the JSON body that must be a text."""
+def text(field: str) -> str:
+    """A field of the JSON body that must be a text, and one that the database can hold."""
     value = body().get(field)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or value.encode(errors="replace").decode() != value:
         abort(400, f"'{field}' must be a text.")
     return value
 
@@ -287,7 +287,7 @@ def new_id(prefix: str) -> str:
 
 def all_of(model: type[Base]) -> ResponseReturnValue:
     """All rows, in the order in which SQLite has numbered them."""
-    return jsonify([row.shown() for row in db.session.scalars(select(model).order_by(text("rowid")))])
+    return jsonify([row.shown() for row in db.session.scalars(select(model).order_by(literal_column("rowid")))])
 
 
 def as_problem(error: HTTPException) -> ResponseReturnValue:

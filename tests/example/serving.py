@@ -20,12 +20,12 @@ _NOT_NOW = {409, 503}
 
 
 @contextmanager
-def serving(folder: Path, *, dies: str | None = None) -> Iterator[str]:
+def serving(folder: Path, *, records: str = "idempotency.db", dies: str | None = None) -> Iterator[str]:
     """The URL of a server of the shop whose files are in `folder`. It kills itself at the boundary `dies`."""
     env = {
         "FLASK_SHOP_DATABASE": str(folder / "shop.db"),
         "FLASK_SHOP_PAGE": "false",
-        "FLASK_IDEMPOTENCY_STORE_URL": f"sqlite:///{folder / 'idempotency.db'}",
+        "FLASK_IDEMPOTENCY_STORE_URL": f"sqlite:///{folder / records}",
         "FLASK_IDEMPOTENCY_LEASE": str(LEASE),
         "SHOP_LEDGER": str(folder / "ledger"),
     }

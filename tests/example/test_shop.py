@@ -41,6 +41,18 @@ def test_a_payment_is_made_once_however_often_it_is_asked_for(client: FlaskClien
     assert client.get("/api/payments").json == [first.json]
 
 
+def test_a_day_later_the_key_is_new_and_so_is_the_payment(client: FlaskClient) -> None:
+    with freeze_time("2026-11-24 12:00:00") as clock:
+        first = client.post("/api/payments", json=PAYMENT, headers=key("p1"))
+        clock.tick(24 * 60 * 60 - 1)
+        repeat = client.post("/api/payments", json=PAYMENT, headers=key("p1"))
+        clock.tick(1)
+        another = client.post("/api/payments", json=PAYMENT, headers=key("p1"))
+    assert (repeat.data, another.status_code) == (first.data, 201)
+    assert client.get("/api/payments").json == [first.json, another.json]
+    assert first.json != another.json
+
+
 def test_two_keys_are_two_payments(client: FlaskClient) -> None:
     for name in ("p1", "p2"):
         client.post("/api/payments", json=PAYMENT, headers=key(name))
@@ -69,6 +81,16 @@ def test_an_order_stays_one_row_even_when_its_kept_answer_is_gone(client: FlaskC
     assert first.json is not None
     assert again.json == first.json
     assert client.get("/api/orders").json == [first.json] == [client.get(f"/api/orders/{first.json['id']}").json]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/api/orders", ORDER), ("/api/transfers", TRANSFER)])
+def test_two_callers_who_chose_the_same_key_get_nothing_of_each_other(
+    client: FlaskClient, path: str, body: dict[str, object]
+) -> None:
+    ada, bea = ({"Authorization": f"Bearer {name}", **key("1")} for name in ("ada", "bea"))
+    first, other = (client.post(path, json=body, headers=who) for who in (ada, bea))
+    assert (first.status_code, other.status_code) == (201, 201)
+    assert client.get(path).json == [first.json, other.json]
 
 
 def test_money_moves_once_even_when_its_kept_answer_is_gone(client: FlaskClient) -> None:
@@ -114,6 +136,13 @@ def test_putting_the_same_user_again_gives_the_same_result(client: FlaskClient) 
     first, again = (client.put("/api/users/7", json=ada) for _ in range(2))
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json == again.json == client.get("/api/users/7").json == {"id": "7", **ada}
+
+
+def test_putting_other_values_replaces_those_that_were_there(client: FlaskClient) -> None:
+    for name in ("Ada", "Bea"):
+        client.put("/api/users/7", json={"name": name, "email": "7@example.com"})
+    assert client.get("/api/users/7").json == {"id": "7", "name": "Bea", "email": "7@example.com"}
+    assert client.put("/api/users/7", json={"name": "\ud800", "email": "7@example.com"}).status_code == 400
 
 
 def test_deleting_a_user_answers_204_the_first_time_and_every_time_after(client: FlaskClient) -> None:
