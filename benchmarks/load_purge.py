@@ -38,7 +38,7 @@ def run(folder: Path, *, quick: bool) -> Section:
         sweeper = context.Process(target=_sweep_all, args=(expired, done))
         sweeper.start()
         began = time.perf_counter()
-        beside = _serve(expired, 10 if quick else 45, until=done.is_set)
+        beside = _serve(expired, 10 if quick else 180, until=done.is_set)
         took = time.perf_counter() - began
         stopped = not done.is_set()
         done.set()

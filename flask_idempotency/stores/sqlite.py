@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -65,8 +66,9 @@ _PURGE = "DELETE FROM idempotency_records WHERE place <= ? AND expires_at <= ?"
 # Of those that were due, one that lives longer than its claim foresaw.
 _MOVE_BACK = f"UPDATE idempotency_records SET place = {free_place('?2')} WHERE place = ?1 AND expires_at = ?3"
 
-#: How many records a purge takes in one transaction, so that nobody waits long behind it.
-_PURGED_AT_ONCE = 32
+#: How many records a purge takes in one transaction, and the seconds that it pauses before the next, so that nobody
+#: waits long behind it.
+_PURGED_AT_ONCE, _PAUSE = 32, 0.001
 
 
 class SQLiteStore:
@@ -149,12 +151,15 @@ class SQLiteStore:
         purged = looked_at = 0
         # Until one was found to purge, however many live longer than their place says: 0 means that none is left.
         while looked_at < limit or not purged:
+            if looked_at:
+                time.sleep(_PAUSE)
             now = clock.now()
             due = self._file.read(_DUE, (next_place(now), min(limit - purged, _PURGED_AT_ONCE)))
             if not due:
                 break
             purge = _purge(due[-1][0], now)
-            self._file.write(purge, *(_move_back(place, ends, now) for place, ends in due if ends > now))
+            moved = [_move_back(place, ends, now) for place, ends in due if ends > now]
+            self._file.write(purge, *moved, scattered=True)
             purged += purge.changed
             looked_at += len(due)
         return purged

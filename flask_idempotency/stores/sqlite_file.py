@@ -78,10 +78,13 @@ class SQLiteFile:
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
-    def write(self, *writes: Write) -> None:
-        """Run all these in one transaction, on the disk when this returns where one of them is `durable`."""
+    def write(self, *writes: Write, scattered: bool = False) -> None:
+        """Run all these in one transaction, on the disk when this returns where one of them is `durable`.
+
+        `scattered`: their rows stand all over the file, and not side by side as new ones do.
+        """
         self._commits.submit(writes)
-        self._checkpoints.after(sum(write.changed for write in writes))
+        self._checkpoints.after(sum([write.changed for write in writes]), scattered=scattered)
         if not self._durable and self._gate.crowded():
             time.sleep(_GIVE_WAY)
 
