@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from ..engine.attempt import Attempt
@@ -62,9 +62,7 @@ class AtomicViews:
             return True, passage.committed_response
 
         try:
-            outcome = self._runner().run(
-                attempt, lambda: self._app.make_response(view()), response_of, before_rerun=rewind
-            )
+            outcome = self._runner().run(attempt, lambda: self._answer(view), response_of, before_rerun=rewind)
         except TransactionConflict as conflict:
             raise self._refusal(attempt, "transaction-conflict", _CONFLICT_RETRY_AFTER) from conflict
         except DoneOrNot as error:
@@ -76,6 +74,16 @@ class AtomicViews:
             passage.committed = outcome.committed
             return outcome.answer
         return self._answer_of(outcome, passage, attempt)
+
+    def _answer(self, view: Callable[[], Any]) -> Response:
+        """What the view answers, whether it returns that or leaves with `abort(response)`."""
+        try:
+            return self._app.make_response(view())
+        except HTTPException as error:
+            if error.code is not None or error.response is None:
+                raise
+            # Flask answers with it as it stands, so it is an answer like any other: its rows must stand with it.
+            return self._app.make_response(error.get_response(request.environ))
 
     def _answer_of(self, before: DoneBefore, passage: Passage, attempt: Attempt) -> Response:
         """Answer with what an earlier attempt has committed.

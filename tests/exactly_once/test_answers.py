@@ -7,7 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from flask import Blueprint, Response, request, stream_with_context
+from flask import Blueprint, Response, abort, request, stream_with_context
 from freezegun import freeze_time
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
@@ -54,6 +54,28 @@ def test_an_answer_is_proved_if_the_policy_keeps_it(
     again = client.post("/orders", headers=KEY)
     assert (again.status_code, "Idempotent-Replayed" in again.headers) == (status, kept)
     assert (shop.items(), shop.proofs()) == ((["book"], 1) if kept else ([], 0))
+
+
+@pytest.mark.parametrize("status", [201, 402])
+def test_a_view_that_leaves_with_its_answer_has_answered(database_url: str, store: DyingStore, status: int) -> None:
+    shop = Shop(database_url, store)
+    client = serve(shop, lambda: abort(Response("answer", status)))
+    heard = [client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [(each.status_code, each.data) for each in heard] == [(status, b"answer")] * 2
+    assert ("Idempotent-Replayed" in heard[1].headers) is (status == 201)
+    assert (shop.items(), shop.proofs()) == ((["book"], 1) if status == 201 else ([], 0))
+
+
+@pytest.mark.parametrize("keep", ["success", "all"])
+def test_an_exception_undoes_the_rows_whatever_the_policy_keeps_of_its_answer(
+    database_url: str, store: DyingStore, keep: Any
+) -> None:
+    shop = Shop(database_url, store, keep=keep)
+    client = serve(shop, lambda: abort(403))
+    heard = [client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [each.status_code for each in heard] == [403, 403]
+    assert ("Idempotent-Replayed" in heard[1].headers) is (keep == "all")
+    assert (shop.items(), shop.proofs()) == ([], 0)
 
 
 def test_a_streamed_answer_begins_after_the_commit_and_is_kept_once_it_ended(
