@@ -18,9 +18,13 @@ def complete(limit: int) -> None:
     kept answer, or runs. Exits with 1 where one could not be finished; it stays for the next time, until its retention
     is over.
     """
+    from .extension.database import NoDatabase
     from .extension.request_keeping import DONE, UNPROTECTED, UNREADABLE, WAITING
 
-    fates = current_app.extensions["idempotency"].request_keeping.complete(limit=limit)
+    try:
+        fates = current_app.extensions["idempotency"].request_keeping.complete(limit=limit)
+    except NoDatabase as error:
+        raise click.ClickException(str(error)) from error
     done, waiting = fates.pop(DONE, 0), fates.pop(WAITING, 0)
     click.echo(f"{done} completed, {waiting} in progress or refused, {fates.total()} failed")
     said = {

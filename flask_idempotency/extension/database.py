@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..stores.cipher import Cipher
 
 
+class NoDatabase(RuntimeError):
+    """There is no database whose sessions could be used, or it is not known; says what to do."""
+
+
 class Database(NamedTuple):
     """Where the application's sessions work, the metadata that its tables are in, and what encrypts ours in there."""
 
@@ -23,23 +27,23 @@ class Database(NamedTuple):
 
 
 def database_of(app: Flask, sessions: Any) -> Database:
-    """The database of these sessions, or of Flask-SQLAlchemy. Raises `RuntimeError` where there is neither."""
-    from sqlalchemy import Engine, MetaData
-    from sqlalchemy.exc import UnboundExecutionError
-
+    """The database of these sessions, or of Flask-SQLAlchemy. Raises `NoDatabase` where there is neither."""
     # That of the store: what is kept of one operation is as readable in one place as in the other.
     cipher = getattr(app.extensions["idempotency"].engine.store, "cipher", None)
     if sessions is not None:
+        from sqlalchemy import Engine, MetaData
+        from sqlalchemy.exc import UnboundExecutionError
+
         try:
             engine = sessions.get_bind()
         except UnboundExecutionError:
             engine = None
         if not isinstance(engine, Engine):
-            raise RuntimeError("Idempotency(session=…) needs sessions that are bound to an Engine.")
+            raise NoDatabase("Idempotency(session=…) needs sessions that are bound to an Engine.")
         return Database(sessions, engine, MetaData(), cipher)
     db = app.extensions.get("sqlalchemy")
     if db is None:
-        raise RuntimeError(
+        raise NoDatabase(
             "The options atomic and keep_request need Flask-SQLAlchemy on the app, or Idempotency(session=…) with a "
             "scoped_session."
         )

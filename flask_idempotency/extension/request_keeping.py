@@ -149,8 +149,12 @@ class RequestKeeping:
         environ["wsgi.url_scheme"] = kept.scheme
         environ[RESUMED] = Resumed(kept.key, kept.principal, kept.context)
         environ[_REENTRY] = reentry = Reentry()
-        chunks, status_line, headers = run_wsgi_app(self._app.wsgi_app, environ, buffered=True)
-        body = b"".join(chunks)
+        try:
+            chunks, status_line, headers = run_wsgi_app(self._app.wsgi_app, environ, buffered=True)
+            body = b"".join(chunks)
+        except Exception:  # as it passes through the application's WSGI callable in debug mode
+            logger.exception("A kept request has failed.")
+            return 500
         if reentry.unprotected:
             return UNPROTECTED
         refusal = _refusal_in(headers.get("Content-Type"), body)

@@ -190,6 +190,35 @@ def test_one_that_fails_again_and_again_lets_others_go_first(tmp_path: Path) -> 
     assert left.runs == ["bad", "good", "bad"]
 
 
+def test_one_that_fails_does_not_stop_the_others_in_debug_mode_either(tmp_path: Path) -> None:
+    left = Left(tmp_path)
+    left.leave("bad")
+    left.leave("good")
+    left.app.debug = True
+
+    def answer() -> Any:
+        if request.get_json()["item"] == "bad":
+            raise ZeroDivisionError
+        return "done", 201
+
+    left.answer = answer
+    left.app.config["PROPAGATE_EXCEPTIONS"] = None
+    done = left.app.test_cli_runner().invoke(args=["idempotency", "complete"])
+    assert done.exit_code == 1
+    assert done.output.splitlines() == ["1 completed, 0 in progress or refused, 1 failed", "  1 answered with 500"]
+    assert left.rows() == 1
+
+
+def test_without_a_database_the_command_says_what_is_missing() -> None:
+    app = Flask(__name__)
+    Idempotency(app, store=DyingStore())
+    done = app.test_cli_runner().invoke(args=["idempotency", "complete"])
+    assert done.exit_code == 1
+    assert "need Flask-SQLAlchemy" in done.output
+    assert "Traceback" not in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
 def test_an_error_that_is_an_answer_by_policy_is_one(tmp_path: Path) -> None:
     left = Left(tmp_path, keep="all")
     left.leave()
