@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from .passage import Passage, current_passage
+from .passage import PASSAGE, Passage, current_request
 
 #: A plain function: Flask looks at each hook on each request, and has longer to look at a method.
 AfterHook = Callable[[Passage, Response], Response]
@@ -28,7 +28,7 @@ class AppWideHooks(list[Any]):
 
     def __reversed__(self) -> Iterator[Any]:
         others = list.__reversed__(self)
-        passage = current_passage()
+        passage = current_request().environ.get(PASSAGE)
         return others if passage is None else chain((partial(self._ours, passage),), others)
 
 

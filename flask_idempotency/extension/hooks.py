@@ -27,7 +27,6 @@ from .passage import (
     PASSAGE,
     Passage,
     current_application,
-    current_passage,
     current_request,
     is_replay_of,
     kept_response,
@@ -82,7 +81,7 @@ class Hooks:
             dispatch = app.dispatch_request
 
             def dispatch_request(*args: Any) -> Any:
-                passage = current_passage()
+                passage = current_request().environ.get(PASSAGE)
                 if passage is None or not passage.admitted:  # a decorator further in will see to it
                     return dispatch(*args)
                 return self.run(passage, lambda: dispatch(*args))
@@ -95,7 +94,7 @@ class Hooks:
         teardown = app.do_teardown_request
 
         def do_teardown_request(*args: Any) -> None:
-            passage = current_passage()
+            passage = current_request().environ.get(PASSAGE)
             if passage is None:
                 return teardown(*args)
             error = args[-1] if args else sys.exc_info()[1]

@@ -37,12 +37,6 @@ current_request: Callable[[], Request] = request._get_current_object  # type: ig
 current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
-def current_passage() -> Passage | None:
-    """The passage of the current request; None where it passes us by."""
-    passage: Passage | None = current_request().environ.get(PASSAGE)
-    return passage
-
-
 def rewind(current: Request) -> None:
     """Let the body, which was read as a whole, be read again from its beginning."""
     current.environ["wsgi.input"].seek(0)

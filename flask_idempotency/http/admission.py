@@ -76,7 +76,7 @@ def admit(
         fingerprint=fingerprint,
         policy=policy,
         # One of several processes with one thread each cannot see the others: were all to wait, nobody would serve.
-        may_wait=bool(environ.get("wsgi.multithread") or not environ.get("wsgi.multiprocess")),
+        may_wait=bool(policy.wait and (environ.get("wsgi.multithread") or not environ.get("wsgi.multiprocess"))),
     )
     if isinstance(decision, Refuse):
         return problem(decision.refusal, retry_after=decision.retry_after)
