@@ -140,7 +140,7 @@ class Hooks:
         return None
 
     def _limit(self, current: Request) -> int | None:
-        """`current.max_content_length`: Flask's own way to it goes twice through `current_app`, which costs a claim."""
+        """`current.max_content_length`, past Flask's two looks through `current_app`: half of what a claim costs."""
         as_flask_has_it = type(current).max_content_length is Request.max_content_length
         if as_flask_has_it and getattr(current, "_max_content_length", None) is None:
             limit: int | None = self.app.config["MAX_CONTENT_LENGTH"]
