@@ -14,6 +14,7 @@ browsers on this machine only. `FLASK_SHOP_PAGE=false` leaves it away, as anythi
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def create_payment() -> ResponseReturnValue:
     if not (len(currency) == 3 and currency.isalpha()):
         abort(400, "'currency' must be a code of three letters.")
     key = idempotency.derive_key("charge")
+    # Charged once: where an attempt dies after this, the next gets the charge that was kept, and makes its one row.
     charge_id = idempotency.step("charge", charge_card, amount, currency, idempotency_key=key)
     payment, _ = create_once(db.session, Payment(id=charge_id, amount=amount, currency=currency), key="id")
     db.session.commit()
@@ -317,16 +319,14 @@ def create_shop(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["SHOP_DATABASE"] = Path(app.instance_path) / "shop.db"
     app.config.from_prefixed_env()
     app.config.from_mapping(config or {})
-    path = Path(app.config["SHOP_DATABASE"]).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = app.config["SHOP_DATABASE"] = Path(app.config["SHOP_DATABASE"]).absolute()
     app.config["SQLALCHEMY_DATABASE_URI"] = URL.create("sqlite", database=str(path))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": 30}}  # one may write, the others wait
     db.init_app(app)
     idempotency.init_app(app)
     app.register_blueprint(api)
     app.register_error_handler(HTTPException, as_problem)
-    with app.app_context():
-        make_tables()
+    app.before_request(cache(make_tables))  # once, with the first request: to import the shop writes nothing
     return app
 
 
@@ -334,11 +334,14 @@ def create_page_shop(config: Mapping[str, Any]) -> Flask:
     """Make the shop that the page breaks: the same, and beside it what it would be without keys."""
     app = create_shop(config)
     app.register_blueprint(unprotected)
+    with app.app_context():
+        make_tables()
     return app
 
 
 def make_tables() -> None:
     """Make the tables and two accounts, where they are missing; several processes may start at once."""
+    current_app.config["SHOP_DATABASE"].parent.mkdir(parents=True, exist_ok=True)
     with db.engine.connect() as connection:
         with suppress(OperationalError):  # another process is at it
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # reading does not wait for writing
@@ -357,3 +360,6 @@ def index() -> ResponseReturnValue:
 
 
 app = create_app()
+
+if __name__ == "__main__":
+    app.run()

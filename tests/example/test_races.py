@@ -1,9 +1,10 @@
 """Many clients at once, and two servers on one database: each key is worked on once, and no lock fails anybody."""
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
@@ -99,13 +100,25 @@ def test_who_puts_the_same_user_at_the_same_time_makes_one_and_nobody_fails(serv
 def test_shops_that_open_in_the_same_moment_make_their_tables_once(tmp_path: Path) -> None:
     for attempt in range(12):
         start = Barrier(8)
+        shops = [
+            create_shop({"SHOP_DATABASE": tmp_path / f"{attempt}/shop.db", "IDEMPOTENCY_STORE_URL": "memory://"})
+            for _ in range(8)
+        ]
 
-        def open_shop(_: int, path: Path = tmp_path / f"{attempt}.db", start: Barrier = start) -> Flask:
+        def ask_first(shop: Flask, start: Barrier = start) -> object:
             start.wait(PATIENCE)
-            return create_shop({"SHOP_DATABASE": path, "IDEMPOTENCY_STORE_URL": "memory://"})
+            return shop.test_client().get("/api/accounts").json
 
-        for shop in all_at_once(open_shop, range(8)):
-            assert shop.test_client().get("/api/accounts").json == [
-                {"balance": 1000, "id": "alice"},
-                {"balance": 1000, "id": "bob"},
-            ]
+        accounts = [{"balance": 1000, "id": "alice"}, {"balance": 1000, "id": "bob"}]
+        assert all_at_once(ask_first, shops) == [accounts] * 8
+
+
+def test_a_shop_that_opens_while_another_makes_its_tables_waits_for_it(tmp_path: Path) -> None:
+    shop = create_shop({"SHOP_DATABASE": tmp_path / "shop.db", "IDEMPOTENCY_STORE_URL": "memory://"})
+    with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as other, ThreadPoolExecutor() as pool:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE halfway (id)")
+        asked = pool.submit(shop.test_client().get, "/api/accounts")
+        assert not wait([asked], timeout=0.5).done
+        other.execute("COMMIT")
+        assert asked.result(PATIENCE).status_code == 200

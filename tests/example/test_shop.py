@@ -155,3 +155,9 @@ def test_deleting_a_user_answers_204_the_first_time_and_every_time_after(client:
 def test_what_creates_something_needs_a_key(client: FlaskClient, path: str) -> None:
     assert client.post(path, json={}).status_code == 400
     assert client.get(path).json == []
+
+
+def test_a_shop_that_nobody_asks_writes_nothing(shop: Flask, tmp_path: Path) -> None:
+    assert list(tmp_path.iterdir()) == []
+    assert shop.test_client().get("/").status_code == 200
+    assert (tmp_path / "shop.db").exists()
