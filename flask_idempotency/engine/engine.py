@@ -116,14 +116,16 @@ class Engine:
         """
         attempt.state = State.DONE
         outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
-        return self._finish(attempt, self._keeping(attempt, response), outcome)
+        keep = partial(self.store.complete, attempt.claim, response, retention=attempt.policy.retention)
+        return self._finish(attempt, keep, outcome)
 
     def begin_streaming(self, attempt: Attempt) -> bool:
         """Leave a tombstone before the first byte of a streamed response; False where the claim was fenced.
 
         `complete` follows once the response ended whole; else the tombstone stays.
         """
-        kept = self._finish(attempt, self._keeping(attempt, None))
+        leave = partial(self.store.complete, attempt.claim, None, retention=attempt.policy.retention)
+        kept = self._finish(attempt, leave)
         attempt.state = State.STREAMING if kept else State.DONE
         return kept
 
@@ -193,9 +195,6 @@ class Engine:
                 look = min(look * 2, LONGEST_LOOK)
                 outcome = self._claim(record, fingerprint, policy)
         return outcome
-
-    def _keeping(self, attempt: Attempt, response: StoredResponse | None) -> Callable[[], bool]:
-        return partial(self.store.complete, attempt.claim, response, retention=attempt.policy.retention)
 
     def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> bool:
         """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced.

@@ -22,12 +22,12 @@ class SignedInUser:
             user = _flask_login_user()
         if user is None and "flask-jwt-extended" in self._app.extensions:
             user = _jwt_user()
-        if user is None:
+        if user is None and not self._warned and "HTTP_COOKIE" in request.environ:
             self._warn_of_anonymous_session(request)
         return user
 
     def _warn_of_anonymous_session(self, request: Request) -> None:
-        if self._warned or "HTTP_COOKIE" not in request.environ or "HTTP_AUTHORIZATION" in request.environ:
+        if "HTTP_AUTHORIZATION" in request.environ:
             return
         if hasattr(self._app, "login_manager") or self._app.config["SESSION_COOKIE_NAME"] not in request.cookies:
             return
