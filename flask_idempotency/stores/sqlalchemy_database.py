@@ -126,7 +126,7 @@ class Database:
         self._ours = engine.get_execution_options().get(_OURS, False)
         self._mysql = engine.dialect.name in ("mysql", "mariadb")
         self._direct = Direct(engine) if self._ours else None
-        #: When it last was in trouble, by this process's monotonic clock.
+        #: When a connection was lost the last time, or could not be made, by this process's monotonic clock.
         self.trouble = float("-inf")
         self._calls: dict[str, Call] = {}
         self._autocommit = engine if self._ours else engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -190,7 +190,8 @@ class Database:
             try:
                 return act()
             except DBAPIError as error:
-                self.trouble = time.monotonic()
+                if _was_lost(error):
+                    self.trouble = time.monotonic()
                 # Where its words are logged, they must not have keys and bodies in them.
                 error.hide_parameters = True
                 late = time.monotonic() - started >= PATIENCE
@@ -230,7 +231,7 @@ def _begin_and_commit(connection: Connection, act: Callable[[Connection], T]) ->
 
 def _may_pass(error: DBAPIError) -> bool:
     """Whether the same call, sent again, may fare better."""
-    if error.connection_invalidated or error.statement is None:  # the connection was lost, or never made
+    if _was_lost(error):
         return True
     code = getattr(error.orig, "sqlite_errorcode", None)
     return (
@@ -238,6 +239,11 @@ def _may_pass(error: DBAPIError) -> bool:
         or _number(error) in _ERROR_NUMBERS
         or (code is not None and code & 0xFF in _SQLITE_CODES)
     )
+
+
+def _was_lost(error: DBAPIError) -> bool:
+    """Whether the connection was lost, or never made."""
+    return error.connection_invalidated or error.statement is None
 
 
 def _is_read_only(error: DBAPIError) -> bool:

@@ -5,6 +5,7 @@ What SQLAlchemy does for each statement beyond that costs as much as the stateme
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
@@ -48,12 +49,11 @@ class Direct:
             if self._psycopg is not None:
                 row, changed = self._psycopg.execute(pooled, call, values, patience=patience)
             else:
-                cursor = driver.cursor()
-                cursor.execute(call.sql, call.parameters(values))
-                # All of them, though there is one: SQLite ends a statement with its last row.
-                row = next(iter(cursor.fetchall()), None) if cursor.description else None
-                changed = cursor.rowcount
-                cursor.close()
+                with closing(driver.cursor()) as cursor:
+                    cursor.execute(call.sql, call.parameters(values))
+                    # All of them, though there is one: SQLite ends a statement with its last row.
+                    row = next(iter(cursor.fetchall()), None) if cursor.description else None
+                    changed = cursor.rowcount
         except dialect.loaded_dbapi.Error as error:
             if dialect.is_disconnect(error, driver, None):
                 pooled.invalidate(error)

@@ -134,7 +134,8 @@ class Sessions:
         driver: Any = pooled.dbapi_connection
         watchdog.watch(driver, driver.fileno, time.monotonic() + patience)
         try:
-            if self._may_prepare and _PREPARED in info:
+            # Names of tables that are not ASCII are for cursors, which know the session's encoding.
+            if self._may_prepare and _PREPARED in info and call.sql.isascii():
                 prepared = self._prepared.get(call.sql)
                 if prepared is None:
                     prepared = self._prepared[call.sql] = Prepared.of(call)

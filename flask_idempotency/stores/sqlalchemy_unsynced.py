@@ -25,7 +25,8 @@ class UnsyncedClaims:
 
     A record that bears no longer the claim's token says the same whether the claim was lost or taken over, and given
     back by the next holder. The one is completed nevertheless, the other is fenced. It cannot have been taken over
-    while its lease stands without a gap; nor is it fenced lightly where the database was in trouble since.
+    while its lease stands without a gap; and where a connection was lost since, it has the benefit of the doubt: no
+    lease can be renewed while the database is down.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class UnsyncedClaims:
                 known.stands_until = asked + lease
 
     def lost(self, claim: Claim, *, trouble: float) -> UnsyncedClaim | None:
-        """What is known of the claim, where it may have been lost; `trouble`: when the database last was in any."""
+        """What is known of the claim, where it may have been lost; `trouble`: when a connection last was."""
         known = self._claims.get(claim.token)
         if known is None or (time.monotonic() >= known.stands_until and trouble < known.made):
             return None
@@ -57,6 +58,6 @@ class UnsyncedClaims:
         self._claims.pop(claim.token, None)
 
     def _forget_the_lapsed(self, now: float) -> None:
-        for token, known in list(self._claims.items()):
+        for token, known in self._claims.copy().items():
             if known.stands_until <= now:
                 self._claims.pop(token, None)

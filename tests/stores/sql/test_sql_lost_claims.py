@@ -167,6 +167,22 @@ def test_a_claim_that_is_renewed_in_time_may_be_lost_for_as_long_as_it_stands() 
     assert known.lost(CLAIM, trouble=now) is None
 
 
+@pytest.mark.parametrize(
+    ("happens", "troubles"),
+    [
+        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$", False),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", True),
+    ],
+    ids=["a conflict", "a lost connection"],
+)
+def test_only_a_connection_that_was_lost_tells_of_a_crash(store: SQLAlchemyStore, happens: str, troubles: bool) -> None:
+    database, _ = store._ready()
+    statements = [happens, "SELECT 1"]
+    database.ask(lambda connection: connection.exec_driver_sql(statements.pop(0)))
+    assert statements == []
+    assert (database.trouble > float("-inf")) is troubles
+
+
 def test_claims_that_nobody_ends_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlalchemy_unsynced, "_KEPT", 2)
     known, now = UnsyncedClaims(), time.monotonic()

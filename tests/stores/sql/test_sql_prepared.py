@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, MetaData, create_engine, event, make_url, text
 
 from flask_idempotency.engine.records import Claimed, Completed
 from flask_idempotency.engine.store import StoreUnavailable
@@ -97,6 +97,17 @@ def test_where_a_pooler_hides_so_well_that_it_is_not_noticed_nothing_is_prepared
     engine_of(store).dispose()
     serve(store)
     assert prepared(store) == set()
+
+
+def test_a_table_whose_name_is_not_ascii_serves_in_any_encoding(postgresql_url: str) -> None:
+    admin = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text('CREATE SCHEMA IF NOT EXISTS "Büro"'))
+    admin.dispose()
+    url = make_url(postgresql_url).update_query_dict({"client_encoding": "latin1"})
+    store = SQLAlchemyStore(url.render_as_string(hide_password=False), metadata=MetaData(schema="Büro"))
+    serve(store)
+    store.close()
 
 
 def other_answers(session: Any, timeout: float) -> Any:
