@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,15 @@ class Bank:
         self.running[port].wait()
         self.kills += 1
         self.running[port] = self.start(port)
+        self.await_start(port)
+
+    def await_start(self, port: int) -> None:
+        """Wait until it serves, so that on a busy machine some do and not all are about to start."""
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.1)
 
     def stop(self) -> None:
         for process in self.running.values():
@@ -104,8 +114,6 @@ class Bank:
 
 
 def free_ports(count: int) -> list[int]:
-    import socket
-
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -115,8 +123,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def run(database_url: str, *, seconds: float, processes: int = 8, clients: int = 8, seed: int = 1) -> Count:
-    """Transfer for so many seconds, then count."""
+#: However busy the machine, it ends after so many seconds.
+PATIENCE = 120
+
+
+def run(
+    database_url: str, *, seconds: float, least: int = 0, processes: int = 8, clients: int = 8, seed: int = 1
+) -> Count:
+    """Transfer for so many seconds, and until there are `least` transfers and kills, then count."""
     folder = tempfile.TemporaryDirectory()
     engine = create_engine(database_url)
     with engine.begin() as connection:
@@ -133,11 +147,15 @@ def run(database_url: str, *, seconds: float, processes: int = 8, clients: int =
     answered: list[str] = []
     asked = {"requests": 0, "replays": 0}
     chance = random.Random(seed)
-    ends = time.monotonic() + seconds
+    started = time.monotonic()
+
+    def go_on() -> bool:
+        spent = time.monotonic() - started
+        return spent < seconds or (min(len(answered), bank.kills * 4) < least and spent < PATIENCE)
 
     def be_a_client(seed: int) -> None:
         mine = random.Random(seed)
-        while time.monotonic() < ends:
+        while go_on():
             reference = str(uuid.uuid4())
             source, target = mine.sample(range(ACCOUNTS), 2)
             body = json.dumps({"from": source, "to": target, "amount": mine.randint(1, 100), "reference": reference})
@@ -154,7 +172,7 @@ def run(database_url: str, *, seconds: float, processes: int = 8, clients: int =
     try:
         for thread in threads:
             thread.start()
-        while time.monotonic() < ends:
+        while go_on():
             time.sleep(chance.uniform(0.1, 0.6))
             bank.kill_one(chance)
         for thread in threads:
