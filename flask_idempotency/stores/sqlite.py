@@ -112,8 +112,8 @@ class SQLiteStore:
                 made = (place, record.id, fingerprint, token, lease_ends, now + max(lease, retention))  # noqa: B023
                 return (*made, now, take_over) if found else made  # noqa: B023
 
-            write = Write(_CLAIM_AGAIN if found else _CLAIM, values, durable=not take_over)
-            self._file.write(write)
+            write = Write(_CLAIM_AGAIN if found else _CLAIM, values)
+            self._file.write(write, durable=not take_over)
             if write.changed:
                 number = write.rows[0][0] if found else 1
                 return Claimed(Claim(record.id, token), lapsed=number > 1, number=number)
@@ -127,24 +127,24 @@ class SQLiteStore:
             expires_at = now + retention
             return claim.record_id, claim.token, expires_at, packed, place(expires_at)
 
-        write = Write(_COMPLETE, values, durable=True)
-        self._file.write(write)
+        write = Write(_COMPLETE, values)
+        self._file.write(write, durable=True)
         if not write.changed:
-            write = Write(_COMPLETE_SOONER, lambda now: values(now, first_place), durable=True)
-            self._file.write(write)
+            write = Write(_COMPLETE_SOONER, lambda now: values(now, first_place))
+            self._file.write(write, durable=True)
         return write.changed > 0
 
     def release(self, claim: Claim) -> bool:
         """See `Store.release`."""
-        write = Write(_RELEASE, lambda now: (claim.record_id, claim.token), durable=False)
-        self._file.write(write)
+        write = Write(_RELEASE, lambda now: (claim.record_id, claim.token))
+        self._file.write(write, durable=False)
         return write.changed > 0
 
     def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
         """See `Store.renew`."""
         writes = [_renewal(claim, lease) for claim in claims]
         if writes:
-            self._file.write(*writes)
+            self._file.write(*writes, durable=False)
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
@@ -159,7 +159,7 @@ class SQLiteStore:
                 break
             purge = _purge(due[-1][0], now)
             moved = [_move_back(place, ends, now) for place, ends in due if ends > now]
-            self._file.write(purge, *moved, scattered=True)
+            self._file.write(purge, *moved, durable=False, scattered=True)
             purged += purge.changed
             looked_at += len(due)
         return purged
@@ -186,17 +186,17 @@ def _standing(found: Sequence[Row], fingerprint: bytes, take_over: bool) -> InPr
 
 
 def _renewal(claim: Claim, lease: float) -> Write:
-    return Write(_RENEW, lambda now: (claim.record_id, claim.token, now + lease), durable=False)
+    return Write(_RENEW, lambda now: (claim.record_id, claim.token, now + lease))
 
 
 def _purge(last: int, over: float) -> Write:
-    return Write(_PURGE, lambda now: (last, over), durable=False)
+    return Write(_PURGE, lambda now: (last, over))
 
 
 def _move_back(place: int, expires_at: float, over: float) -> Write:
     # Past what is due now, or the same sweep would find it again.
     new = max(first_place(expires_at), next_place(over))
-    return Write(_MOVE_BACK, lambda now: (place, new, expires_at), durable=False)
+    return Write(_MOVE_BACK, lambda now: (place, new, expires_at))
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -35,7 +35,7 @@ class Connection:
     def __init__(self, raw: sqlite3.Connection, opened: "_Opened") -> None:
         self.raw = raw
         self.opened = opened
-        self.execute = raw.execute
+        self.execute = raw.cursor().execute  # always the same cursor: none is made for each statement
         self._waits = False
 
     def wait_for_disk(self, wanted: bool) -> None:

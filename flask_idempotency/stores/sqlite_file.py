@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..engine import clock
 from ..engine.store import StoreUnavailable
@@ -33,12 +33,11 @@ _GIVE_WAY = 1e-6
 class Write:
     """One statement: `values` gives its parameters at the moment when it runs, however long it waited for its turn."""
 
-    __slots__ = ("changed", "durable", "rows", "statement", "values")
+    __slots__ = ("changed", "rows", "statement", "values")
 
-    def __init__(self, statement: str, values: Callable[[float], Row], *, durable: bool) -> None:
+    def __init__(self, statement: str, values: Callable[[float], Row]) -> None:
         self.statement = statement
         self.values = values
-        self.durable = durable
         self.changed = 0  # how many rows it wrote
         self.rows: list[Row] = []  # what it returned
 
@@ -47,6 +46,13 @@ class Write:
         cursor = connection.execute(self.statement, self.values(clock.now()))
         self.rows = cursor.fetchall()
         self.changed = cursor.rowcount
+
+
+class _Job(NamedTuple):
+    """What one thread wants written together, and whether it must be on the disk before that thread goes on."""
+
+    writes: Sequence[Write]
+    durable: bool
 
 
 class SQLiteFile:
@@ -62,7 +68,7 @@ class SQLiteFile:
         self._busy_timeout = busy_timeout
         self._connections = SQLiteConnections(path)
         self._turnstile = Turnstile(path.with_name(f"{path.name}-turn"))
-        self._commits: GroupCommit[Sequence[Write]] = GroupCommit(self._commit)
+        self._commits: GroupCommit[_Job] = GroupCommit(self._commit)
         self._checkpoints = Checkpoints(self._checkpoint)
         self._gate = ForkGate(before=self._connections.close, in_child=self._begin_afresh)
 
@@ -78,12 +84,12 @@ class SQLiteFile:
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
-    def write(self, *writes: Write, scattered: bool = False) -> None:
-        """Run all these in one transaction, on the disk when this returns where one of them is `durable`.
+    def write(self, *writes: Write, durable: bool, scattered: bool = False) -> None:
+        """Run all these in one transaction; `durable`: on the disk when this returns, unless the file never is.
 
         `scattered`: their rows stand all over the file, and not side by side as new ones do.
         """
-        self._commits.submit(writes)
+        self._commits.submit(_Job(writes, durable and self._durable))
         self._checkpoints.after(sum([write.changed for write in writes]), scattered=scattered)
         if not self._durable and self._gate.crowded():
             time.sleep(_GIVE_WAY)
@@ -105,10 +111,10 @@ class SQLiteFile:
         ((busy, pages, copied),) = self._fetch(statement, ())
         return busy, pages, copied
 
-    def _commit(self, jobs: Sequence[Sequence[Write]]) -> None:
+    def _commit(self, jobs: Sequence[_Job]) -> None:
         """Run all these in one transaction. Called by one thread at a time."""
-        durable = any(map(self._must_wait, jobs))
-        writes = [write for job in jobs for write in job]
+        durable = any([job.durable for job in jobs])  # noqa: C419 - a list is made sooner than a generator
+        writes = [write for job in jobs for write in job.writes]
 
         def run(connection: Connection) -> None:
             connection.wait_for_disk(durable)
@@ -118,8 +124,8 @@ class SQLiteFile:
             connection.execute("BEGIN IMMEDIATE")
             # The write lock is ours: whoever comes next may begin to wait for it.
             self._turnstile.leave()
-            for job in self._commits.latecomers(lambda job: durable or not self._must_wait(job)):
-                writes.extend(job)
+            for job in self._commits.latecomers(lambda job: durable or not job.durable):
+                writes.extend(job.writes)
             for write in writes:
                 write.run(connection)
             connection.execute("COMMIT")
@@ -138,10 +144,6 @@ class SQLiteFile:
                 self._turnstile.leave()
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
-
-    def _must_wait(self, job: Sequence[Write]) -> bool:
-        """Whether this job must be on the disk before its thread goes on."""
-        return self._durable and any(write.durable for write in job)
 
     def _use(self, act: Callable[[Connection], T]) -> T:
         with self._gate:

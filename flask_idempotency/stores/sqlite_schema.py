@@ -13,6 +13,9 @@ _PLACES = 1_000_000
 #: The year 2255. Whatever expires later is looked at then.
 _LAST_MILLISECOND = 9_000_000_000_000
 
+#: In the last millisecond there is no end of places: who keeps records for ever may have more than a million.
+_LAST_FIRST_PLACE, _NO_PLACE = _LAST_MILLISECOND * _PLACES, 2**63 - 1
+
 # The place of a record is the order in which the sweep looks at it, in the table itself: there is no other index to
 # be kept beside that of the ids, and new records stand side by side.
 _RECORDS = """
@@ -61,14 +64,16 @@ def first_place(moment: float) -> int:
 
 def next_place(moment: float) -> int:
     """The first place after those of what expires at `moment`, in epoch seconds."""
-    return first_place(moment) + _PLACES
+    first = first_place(moment)
+    return first + _PLACES if first < _LAST_FIRST_PLACE else _NO_PLACE
 
 
 def free_place(parameter: str) -> str:
     """SQL for the first free place from `first_place(…)` on, which `parameter` stands for."""
+    last = f"iif({parameter} < {_LAST_FIRST_PLACE}, {parameter} + {_PLACES - 1}, {_NO_PLACE - 1})"
     return (
-        f"coalesce((SELECT max(place) + 1 FROM idempotency_records "
-        f"WHERE place BETWEEN {parameter} AND {parameter} + {_PLACES - 1}), {parameter})"
+        f"coalesce((SELECT max(place) + 1 FROM idempotency_records WHERE place BETWEEN {parameter} AND {last}), "
+        f"{parameter})"
     )
 
 

@@ -90,3 +90,22 @@ def test_processes_that_meet_a_file_of_version_1_at_once_all_work_on(path: Path)
     processes = [start(path, code, stdin=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate("!", timeout=60)[0] for process in processes] == ["Completed\n"] * 4
     assert_kept(SQLiteStore(path))
+
+
+def test_records_kept_for_ever_never_run_out_of_places(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "idempotency.db", durable=False)
+
+    def keep(name: str) -> None:
+        outcome = store.claim(record(name), FINGERPRINT, lease=60.0, retention=1e300)
+        assert isinstance(outcome, Claimed)
+        assert store.complete(outcome.claim, ANSWER, retention=1e300)
+
+    keep("first")
+    connection = sqlite3.connect(tmp_path / "idempotency.db", isolation_level=None)
+    # As if a million had come already.
+    connection.execute("UPDATE idempotency_records SET place = place + 999999")
+    for name in ("second", "third"):
+        keep(name)
+    places = [place for (place,) in connection.execute("SELECT place FROM idempotency_records ORDER BY place")]
+    assert [place - places[0] for place in places] == [0, 1, 2]
+    connection.close()

@@ -92,8 +92,8 @@ def test_a_large_purge_lets_others_write_every_few_records(path: Path, monkeypat
     taken = []
     write = SQLiteFile.write
 
-    def noted(file: SQLiteFile, *writes: Write, scattered: bool) -> None:
-        write(file, *writes, scattered=scattered)
+    def noted(file: SQLiteFile, *writes: Write, durable: bool, scattered: bool) -> None:
+        write(file, *writes, durable=durable, scattered=scattered)
         taken.append(sum(each.changed for each in writes))
 
     monkeypatch.setattr(SQLiteFile, "write", noted)

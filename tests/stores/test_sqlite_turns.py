@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_idempotency.engine.records import Claimed, RecordKey
+from flask_idempotency.engine.records import Claim, Claimed, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLiteStore, turnstile
 from flask_idempotency.stores.turnstile import Turnstile
@@ -135,6 +135,37 @@ def test_who_was_stopped_in_the_queue_holds_nobody_up_for_long(path: Path, waite
     waiters[0].process.send_signal(signal.SIGCONT)
     assert waiters[0].outcome() == "Claimed"
     locked.close()
+
+
+def test_who_never_waits_finds_others_in_the_queue_after_a_few_writes_and_asks_every_time_then(
+    path: Path, waiters: list[Waiter]
+) -> None:
+    queue = Turnstile(path.with_name(f"{path.name}-turn"))
+    assert queue.empty()
+    locked = lock(path)
+    waiters[0].claim()
+    until_taken(path, 0)
+    assert [queue.empty() for _ in range(10)] == [True] * 7 + [False] * 3
+    locked.execute("ROLLBACK")
+    assert waiters[0].outcome() == "Claimed"
+    queue.close()
+    locked.close()
+
+
+@pytest.mark.parametrize(
+    ("durable", "others", "pauses"),
+    [(False, {1}, 1), (False, set(), 0), (True, {1}, 0)],
+    ids=["fast, among others", "fast, alone", "durable, whose wait for the disk is pause enough"],
+)
+def test_a_thread_that_has_written_lets_others_of_its_process_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, others: set[int], pauses: int
+) -> None:
+    store = SQLiteStore(path, durable=durable)
+    store._file._gate._inside |= others
+    slept: list[float] = []
+    monkeypatch.setattr("flask_idempotency.stores.sqlite_file.time.sleep", slept.append)
+    store.renew([Claim(b"r" * 16, b"t" * 16)], lease=1.0)
+    assert len(slept) == pauses
 
 
 def test_who_waits_in_vain_is_told_so_after_the_time_that_it_may_wait(path: Path) -> None:
