@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, after_this_request, current_app, request
+from werkzeug.exceptions import HTTPException, InternalServerError
 
 from ..engine.attempt import Attempt
 from ..engine.engine import Engine
@@ -70,6 +70,9 @@ class AtomicViews:
             # Not given back: under a claim that lapsed, the next attempt looks for the proof before the view runs.
             self._engine.abandon(attempt)
             raise self._refusal(attempt, "store-unavailable", _UNKNOWN_RETRY_AFTER) from error
+        except Exception:
+            after_this_request(_no_success)
+            raise
         if isinstance(outcome, Done):
             passage.committed = outcome.committed
             return outcome.answer
@@ -113,3 +116,12 @@ class AtomicViews:
         from ..exactly_once.atomic import runner_for
 
         return runner_for(*database_of(self._app, self._sessions))
+
+
+def _no_success(response: Response) -> Response:
+    """What an error handler made of an exception that has undone everything: a success it cannot be."""
+    if not 200 <= response.status_code < 300:
+        return response
+    logger.error("An error handler answered %d for an atomic view that an exception has undone.", response.status_code)
+    response.close()
+    return current_app.make_response(InternalServerError().get_response(request.environ))

@@ -78,6 +78,23 @@ def test_an_exception_undoes_the_rows_whatever_the_policy_keeps_of_its_answer(
     assert (shop.items(), shop.proofs()) == ([], 0)
 
 
+def test_no_error_handler_makes_a_success_of_what_was_undone(database_url: str, store: DyingStore) -> None:
+    shop = Shop(database_url, store)
+    statuses = [201, 418]
+    shop.app.register_error_handler(ZeroDivisionError, lambda error: ("handled", statuses.pop(0)))
+
+    @shop.app.after_request
+    def log(response: Any) -> Any:
+        response.headers["X-Seen"] = str(response.status_code)
+        return response
+
+    client = serve(shop, lambda: 1 // 0)
+    for status in (500, 418):
+        heard = client.post("/orders", headers=KEY)
+        assert (heard.status_code, heard.headers["X-Seen"]) == (status, str(status))
+    assert (shop.items(), shop.proofs()) == ([], 0)
+
+
 def test_a_streamed_answer_begins_after_the_commit_and_is_kept_once_it_ended(
     database_url: str, store: DyingStore
 ) -> None:
