@@ -94,7 +94,7 @@ class AtomicRunner:
                 may_be_done = isinstance(error, IntegrityError) or (outer.commit_sent and error.connection_invalidated)
                 if may_be_done and (proof := self._find(attempt)) is not None:
                     return DoneBefore(proof)
-                if not _is_conflict(error) and not self._expired_proof_stood_in_the_way(attempt, error):
+                if not _is_conflict(error):
                     raise
                 if not reruns:
                     raise TransactionConflict from error
@@ -139,13 +139,6 @@ class AtomicRunner:
             raise DoneOrNot(str(error)) from error
         except DBAPIError as error:
             raise DoneOrNot(_say(error)) from error
-
-    def _expired_proof_stood_in_the_way(self, attempt: Attempt, error: DBAPIError) -> bool:
-        """Whether the key is free again, and only nobody had swept up the proof yet. It is gone now."""
-        if not isinstance(error, IntegrityError):
-            return False
-        with self._engine.begin() as connection:
-            return self._proofs.drop_expired(connection, attempt.claim.record_id)
 
     def _sweep(self) -> None:
         try:

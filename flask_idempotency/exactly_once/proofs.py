@@ -21,6 +21,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.exc import IntegrityError
 
 from ..engine import clock
 from ..engine.records import StoredResponse
@@ -73,8 +74,8 @@ class Proofs:
     ) -> None:
         """Write the proof. Raises SQLAlchemy's `IntegrityError` where another attempt has written one.
 
-        One insert and nothing else: under REPEATABLE READ, looking for an expired proof first would lock the gap where
-        it is not on MariaDB, and strangers that insert there would deadlock.
+        An expired proof is looked for only once it stood in the way: under REPEATABLE READ, a look that finds none
+        would lock the gap where it is not on MariaDB, and strangers that insert there would deadlock.
         """
         row_id, write = self._at_rest.id_of(record_id), self._at_rest.write
         values = {
@@ -83,8 +84,15 @@ class Proofs:
             "response": response and write(response.pack(), row_id),
             "expires_at": clock.now() + retention,
         }
+        proof = insert(self.table).values(values)
         with discreet():
-            connection.execute(insert(self.table).values(values))
+            try:
+                with connection.begin_nested():
+                    connection.execute(proof)
+            except IntegrityError:
+                if not self._drop_expired(connection, row_id):
+                    raise
+                connection.execute(proof)
 
     def find(self, connection: Connection, record_id: bytes) -> Proof | None:
         """The proof that the operation was done; None where there is none, or its retention is over.
@@ -107,12 +115,6 @@ class Proofs:
         except ValueError as error:
             raise Unreadable("the answer of a proof is unreadable") from error
 
-    def drop_expired(self, connection: Connection, record_id: bytes) -> bool:
-        """Delete the proof of this operation if its retention is over; whether there was one."""
-        table, row_id = self.table, self._at_rest.id_of(record_id)
-        over = (table.c.record_id == row_id) & (table.c.expires_at <= clock.now())
-        return connection.execute(delete(table).where(over)).rowcount > 0
-
     def sweep(self, connection: Connection) -> None:
         """Delete a few proofs whose retention is over. For a transaction of its own: it may wait for others."""
         table = self.table
@@ -120,3 +122,9 @@ class Proofs:
         ids = connection.execute(over).scalars().all()
         if ids:
             connection.execute(delete(table).where(table.c.record_id.in_(ids), table.c.expires_at <= clock.now()))
+
+    def _drop_expired(self, connection: Connection, row_id: bytes) -> bool:
+        """Delete this proof if its retention is over and only nobody has swept it up; whether it was so."""
+        table = self.table
+        over = (table.c.record_id == row_id) & (table.c.expires_at <= clock.now())
+        return connection.execute(delete(table).where(over)).rowcount > 0
