@@ -66,9 +66,9 @@ _PURGE = "DELETE FROM idempotency_records WHERE place <= ? AND expires_at <= ?"
 # Of those that were due, one that lives longer than its claim foresaw.
 _MOVE_BACK = f"UPDATE idempotency_records SET place = {free_place('?2')} WHERE place = ?1 AND expires_at = ?3"
 
-#: How many records a purge takes in one transaction, and the seconds that it pauses before the next, so that nobody
-#: waits long behind it.
-_PURGED_AT_ONCE, _PAUSE = 32, 0.001
+#: How many records a purge takes in one transaction, and for how many times as long as that took it pauses before the
+#: next: so that others wait neither long nor often.
+_PURGED_AT_ONCE, _PAUSE = 32, 2
 
 
 class SQLiteStore:
@@ -149,10 +149,12 @@ class SQLiteStore:
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
         purged = looked_at = 0
+        began = time.monotonic()
         # Until one was found to purge, however many live longer than their place says: 0 means that none is left.
         while looked_at < limit or not purged:
             if looked_at:
-                time.sleep(_PAUSE)
+                time.sleep(_PAUSE * (time.monotonic() - began))
+                began = time.monotonic()
             now = clock.now()
             due = self._file.read(_DUE, (next_place(now), min(limit - purged, _PURGED_AT_ONCE)))
             if not due:

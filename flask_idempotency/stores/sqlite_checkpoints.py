@@ -9,7 +9,7 @@ _ROWS = 2000
 
 #: How many times as much of the file is to be written for rows that are scattered over it. To write much at once keeps
 #: the disk busy, and all who wait for it waiting.
-_SCATTERED = 8
+_SCATTERED = 16
 
 #: From so many pages on the log is begun anew, for which everybody has to wait a moment.
 _LONG_LOG = 8000
