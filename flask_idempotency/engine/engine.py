@@ -13,7 +13,7 @@ from .events import Event, Observer, Outcome
 from .heartbeat import heartbeat
 from .policy import Policy
 from .records import Claimed, Completed, InProgress, RecordKey, StoredResponse
-from .store import Store, StoreUnavailable
+from .store import RecordUnreadable, Store, StoreUnavailable
 from .waiting import FIRST_LOOK, LONGEST_LOOK, WaitingRoom
 
 logger = logging.getLogger("flask_idempotency")
@@ -227,7 +227,7 @@ class Engine:
 
     def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Run | Refuse:
         logger.warning("The store could not be asked: %s", error)
-        if policy.on_store_error == "run":
+        if policy.on_store_error == "run" and not isinstance(error, RecordUnreadable):
             self.tell(Outcome.UNPROTECTED, record.id)
             return Run(None)
         return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)

@@ -14,6 +14,23 @@ class StoreUnavailable(Exception):
     """
 
 
+class RecordUnreadable(StoreUnavailable):
+    """A record stands there, and cannot be read: corrupt, or encrypted under an unknown key.
+
+    The work may be done. Whatever the policy says of a store out of reach, it is not done again.
+    """
+
+
+def kept_response(packed: bytes | None) -> StoredResponse | None:
+    """The response that `StoredResponse.pack` made `packed` of; None for a tombstone. Raises `RecordUnreadable`."""
+    if packed is None:
+        return None
+    try:
+        return StoredResponse.unpack(packed)
+    except ValueError as error:
+        raise RecordUnreadable("a kept response cannot be read") from error
+
+
 class Store(Protocol):
     """Keeps records. Safe to call from many threads; every method may raise `StoreUnavailable`.
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..engine.store import StoreUnavailable
+from ..engine.store import RecordUnreadable
 
 if TYPE_CHECKING:
     from ..stores.cipher import Cipher
-
-
-class Unreadable(StoreUnavailable):
-    """A row that no decision can rest on: under an unknown key, corrupted, or plain where nothing should be."""
 
 
 class AtRest:
@@ -35,7 +31,10 @@ class AtRest:
         return plain if self._cipher is None else self._cipher.encrypt(plain, self._kind + row_id)
 
     def read(self, written: bytes, row_id: bytes) -> bytes:
-        """The inverse of `write`. Raises `Unreadable`."""
+        """The inverse of `write`.
+
+        Raises `RecordUnreadable` for what is under an unknown key, corrupted, or plain where nothing should be.
+        """
         if self._cipher is None:
             return written
         from ..stores.cipher import Undecipherable
@@ -43,4 +42,4 @@ class AtRest:
         try:
             return self._cipher.decrypt(written, self._kind + row_id)
         except Undecipherable as error:
-            raise Unreadable(f"a row is unreadable: {error}") from error
+            raise RecordUnreadable(f"a row is unreadable: {error}") from error

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..engine.attempt import Attempt
 from ..engine.records import StoredResponse
-from .at_rest import AtRest, Unreadable
+from ..engine.store import RecordUnreadable
+from .at_rest import AtRest
 from .joined import OuterTransaction, Sessions
 from .proofs import Proof, Proofs, proof_table
 from .tables import make_table
@@ -135,7 +136,7 @@ class AtomicRunner:
         try:
             with self._engine.connect() as connection:
                 return self._proofs.find(connection, attempt.claim.record_id)
-        except Unreadable as error:
+        except RecordUnreadable as error:
             raise DoneOrNot(str(error)) from error
         except DBAPIError as error:
             raise DoneOrNot(_say(error)) from error

@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ..engine import clock
 from ..engine.records import RecordKey
-from .at_rest import AtRest, Unreadable
+from ..engine.store import RecordUnreadable
+from .at_rest import AtRest
 from .tables import bytes_type, digest_type, discreet, make_table
 
 TABLE_NAME = "idempotency_requests"
@@ -125,7 +126,7 @@ class KeptRequests:
     def take(self, row_id: bytes, *, due_in: float) -> KeptRequest | None:
         """The request of this row, None where it was forgotten meanwhile. It is due again in so many seconds.
 
-        So that others come first the next time, where it fails again and again. Raises `Unreadable`.
+        So that others come first the next time, where it fails again and again. Raises `RecordUnreadable`.
         """
         table, now = self._table, clock.now()
         here = (table.c.record_id == row_id) & (table.c.expires_at > now)
@@ -137,7 +138,7 @@ class KeptRequests:
         try:
             request = KeptRequest.unpack(self._at_rest.read(bytes(row[0]), row_id))
         except ValueError as error:
-            raise Unreadable("a kept request is unreadable") from error
+            raise RecordUnreadable("a kept request is unreadable") from error
         if self._at_rest.id_of(RecordKey.of(request.principal, request.key).id) != row_id:
-            raise Unreadable("a kept request is another's")
+            raise RecordUnreadable("a kept request is another's")
         return request

@@ -25,7 +25,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ..engine import clock
 from ..engine.records import StoredResponse
-from .at_rest import AtRest, Unreadable
+from ..engine.store import kept_response
+from .at_rest import AtRest
 from .tables import bytes_type, digest_type, discreet
 
 #: Expired proofs deleted with each new one: more than one, so that they become fewer.
@@ -97,7 +98,7 @@ class Proofs:
     def find(self, connection: Connection, record_id: bytes) -> Proof | None:
         """The proof that the operation was done; None where there is none, or its retention is over.
 
-        Raises `Unreadable` where there is one that does not say what was done.
+        Raises `RecordUnreadable` where there is one that does not say what was done.
         """
         table, row_id, read = self.table, self._at_rest.id_of(record_id), self._at_rest.read
         row = connection.execute(
@@ -108,12 +109,7 @@ class Proofs:
         if row is None:
             return None
         fingerprint = read(bytes(row[0]), row_id)
-        if row[1] is None:
-            return Proof(fingerprint, None)
-        try:
-            return Proof(fingerprint, StoredResponse.unpack(read(bytes(row[1]), row_id)))
-        except ValueError as error:
-            raise Unreadable("the answer of a proof is unreadable") from error
+        return Proof(fingerprint, kept_response(None if row[1] is None else read(bytes(row[1]), row_id)))
 
     def sweep(self, connection: Connection) -> None:
         """Delete a few proofs whose retention is over. For a transaction of its own: it may wait for others."""

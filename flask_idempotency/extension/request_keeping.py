@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from ..engine.attempt import Attempt, State
+from ..engine.store import RecordUnreadable
 from ..http.admission import ATTEMPT, RESUMED, Resumed
 from ..http.principal import call_with_request
 from ..http.problems import TYPE_PREFIX
@@ -121,8 +122,6 @@ class RequestKeeping:
         A request is left when its lease is over, and can be finished while its record stands for sure. One whose
         answer was kept, now or before, is forgotten; any other stays, and lets others go first the next time.
         """
-        from ..exactly_once.at_rest import Unreadable
-
         requests = self._requests()
         requests.forget_expired()
         fates: Counter[Fate] = Counter()
@@ -130,7 +129,7 @@ class RequestKeeping:
             for row_id in requests.due(limit=limit):
                 try:
                     kept = requests.take(row_id, due_in=self._policy.lease)
-                except Unreadable as error:
+                except RecordUnreadable as error:
                     logger.warning("A kept request was left alone: %s", error)
                     fates[UNREADABLE] += 1
                     continue

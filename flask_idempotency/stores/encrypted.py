@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
-from ..engine.store import Store, StoreUnavailable
+from ..engine.store import RecordUnreadable, Store
 from .cipher import Cipher, Undecipherable
 
 
@@ -16,7 +16,7 @@ class EncryptedStore:
     since. Each step may be rolled out while processes still run with the configuration before it.
 
     Status, headers, body and fingerprint are encrypted (AES-256) and bound to their record: moved to another, they are
-    corrupted. What is under an unknown key, or corrupted, raises `StoreUnavailable`, and the request does not run.
+    corrupted. What is under an unknown key, or corrupted, raises `RecordUnreadable`, and the request does not run.
     So does what was kept before there were keys: switch encryption on with a store that has no records that matter.
 
     What stays readable: when a record was claimed and expires, whether it is completed, how often it was taken over,
@@ -92,10 +92,10 @@ class EncryptedStore:
         try:
             return self.cipher.decrypt_alike(encrypted, record_id)
         except Undecipherable as error:
-            raise StoreUnavailable(f"the fingerprint of a record is unreadable: {error}") from error
+            raise RecordUnreadable(f"the fingerprint of a record is unreadable: {error}") from error
 
     def _decrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
         try:
             return StoredResponse.unpack(self.cipher.decrypt(response.body, record_id))
         except (Undecipherable, ValueError) as error:
-            raise StoreUnavailable(f"a kept response is unreadable: {error}") from error
+            raise RecordUnreadable(f"a kept response is unreadable: {error}") from error

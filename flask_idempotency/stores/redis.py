@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
-from ..engine.store import StoreUnavailable
+from ..engine.store import StoreUnavailable, kept_response
 
 try:
     import redis
@@ -135,7 +135,7 @@ class RedisStore:
             case b"in progress", [found, left]:
                 return InProgress(found, clock.now() + left / 1000, lapsed=left <= 0)
             case b"completed", [found, response]:
-                return Completed(found, _unpack(response))
+                return Completed(found, kept_response(response))
         raise StoreUnavailable(f"Redis at {self._server.where} gave a reply that no claim has")
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
@@ -219,12 +219,3 @@ def _where(client: Client) -> str:
     if isinstance(client.connection_pool, redis.SentinelConnectionPool):
         return f"the service {client.connection_pool.service_name!r} of Sentinel"
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-
-
-def _unpack(response: bytes | None) -> StoredResponse | None:
-    if response is None:
-        return None
-    try:
-        return StoredResponse.unpack(response)
-    except ValueError as error:
-        raise StoreUnavailable("a kept response cannot be read") from error

@@ -11,7 +11,7 @@ from typing import Any, Self
 from ..engine import clock
 from ..engine.process_lock import ProcessLock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
-from ..engine.store import StoreUnavailable
+from ..engine.store import StoreUnavailable, kept_response
 
 try:
     from sqlalchemy import (
@@ -159,7 +159,7 @@ class SQLAlchemyStore:
                         self._unsynced.remember(claim, fingerprint, number, asked=asked, lease=lease)
                     return Claimed(claim, lapsed=number > 1, number=number)
                 if lease_ends is None:
-                    return Completed(bytes(of), _unpack(response))
+                    return Completed(bytes(of), kept_response(response and bytes(response)))
                 left = lease_ends - now
                 if left <= 0 and take_over and bytes(of) == fingerprint:
                     continue  # it lapsed between the claim and the look at what stood in its way
@@ -333,12 +333,3 @@ def _completion(claim: Claim, response: StoredResponse | None, retention: float)
         "retention": float(retention),
         "response": response and response.pack(),
     }
-
-
-def _unpack(response: bytes | None) -> StoredResponse | None:
-    if response is None:
-        return None
-    try:
-        return StoredResponse.unpack(bytes(response))
-    except ValueError as error:
-        raise StoreUnavailable("a kept response cannot be read") from error

@@ -13,7 +13,7 @@ from werkzeug.test import stream_encode_multipart
 from flask_idempotency.engine.events import Event, Outcome
 from flask_idempotency.engine.records import RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
-from flask_idempotency.stores import MemoryStore
+from flask_idempotency.stores import EncryptedStore, MemoryStore
 from tests.frontends.builders import FRONT_ENDS, Shop
 
 
@@ -394,6 +394,16 @@ def test_without_the_store_a_request_runs_where_the_policy_says_so(front_end: st
     store.lost = True
     assert [shop.post().status_code for _ in range(2)] == [201, 201]
     assert len(shop.runs) == 2
+
+
+def test_what_is_unreadable_is_refused_even_where_the_policy_runs_without_the_store(front_end: str) -> None:
+    inner = MemoryStore()
+    first = Shop(front_end, EncryptedStore(inner, ["one key " * 5]), on_store_error="run")
+    assert first.post().status_code == 201
+    stranger = Shop(front_end, EncryptedStore(inner, ["another " * 5]), on_store_error="run")
+    answer = stranger.post()
+    assert (answer.status_code, stranger.slug(answer)) == (503, "store-unavailable")
+    assert stranger.runs == []
 
 
 def test_an_answer_that_cannot_be_kept_is_sent_and_kept_as_soon_as_it_can(front_end: str) -> None:
