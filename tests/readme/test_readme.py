@@ -87,7 +87,7 @@ def test_the_configuration_table_names_every_option() -> None:
     from flask_idempotency.engine.policy import OPTIONS
 
     named = set(re.findall(r"^\| `IDEMPOTENCY_(\w+)`", README, flags=re.MULTILINE))
-    assert named == {option.upper() for option in OPTIONS} | {"STORE_URL", "ENCRYPTION_KEYS"}
+    assert named == {option.upper() for option in OPTIONS} | {"STORE_URL", "ENCRYPTION_KEYS", "ENCRYPTION_ID_KEY"}
 
 
 def test_the_table_of_decisions_names_every_problem() -> None:
