@@ -6,6 +6,9 @@ from typing import Self
 
 from .digests import digest
 
+#: `json.dumps` would make an encoder each time.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class RecordKey:
@@ -40,7 +43,7 @@ class StoredResponse:
 
     def pack(self) -> bytes:
         """One value for the stores that keep bytes; `unpack` is its inverse."""
-        head = json.dumps((self.status, self.headers), separators=(",", ":")).encode()
+        head = _encode((self.status, self.headers)).encode()
         return len(head).to_bytes(4, "big") + head + self.body
 
     @classmethod
@@ -51,7 +54,7 @@ class StoredResponse:
             raise ValueError("not a packed response")
         try:
             status, headers = json.loads(packed[4:end])
-            return cls(status, tuple((name, value) for name, value in headers), packed[end:])
+            return cls(status, tuple([(name, value) for name, value in headers]), packed[end:])
         except (TypeError, ValueError) as error:
             raise ValueError("not a packed response") from error
 

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
-from ..engine.store import StoreUnavailable
+from ..engine.store import kept_response
 from .sqlite_file import Row, SQLiteFile, Write
 from .sqlite_schema import first_place, free_place, next_place
 
@@ -180,7 +180,7 @@ def _standing(found: Sequence[Row], fingerprint: bytes, take_over: bool) -> InPr
     if expires_at <= now:
         return None
     if lease_ends is None:
-        return Completed(found_fingerprint, _unpack(response))
+        return Completed(found_fingerprint, kept_response(response))
     lapsed = lease_ends <= now
     if lapsed and take_over and found_fingerprint == fingerprint:
         return None
@@ -204,12 +204,3 @@ def _move_back(place: int, expires_at: float, over: float) -> Write:
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # a forked child that ends takes nothing from its parent
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unpack(response: bytes | None) -> StoredResponse | None:
-    if response is None:
-        return None
-    try:
-        return StoredResponse.unpack(response)
-    except ValueError as error:
-        raise StoreUnavailable("a kept response cannot be read") from error
