@@ -185,7 +185,10 @@ def _read(result: Any, column: int) -> Any:
 
 
 def _the_one_of(results: list[Any]) -> Any:
-    (result,) = results
+    if not results:
+        raise OperationalError("no answer came")
+    # A statement that returned may still fail at its commit, or the session end with it: that is told behind its rows.
+    result = results[-1]
     if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
         return result
     code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()

@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -108,6 +109,51 @@ def test_a_table_whose_name_is_not_ascii_serves_in_any_encoding(postgresql_url: 
     store = SQLAlchemyStore(url.render_as_string(hide_password=False), metadata=MetaData(schema="Büro"))
     serve(store)
     store.close()
+
+
+@contextmanager
+def happens_at_commit(url: str, what: str) -> Iterator[None]:
+    """Each of the first two inserts of a record, and no third, meets it: behind the rows that it returned."""
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("CREATE SEQUENCE commits"))
+        connection.execute(
+            text(f"""
+                CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF nextval('commits') <= 2 THEN {what}; END IF;
+                    RETURN NULL;
+                END $$
+            """)
+        )
+        connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON idempotency_records "
+                "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION trouble()"
+            )
+        )
+        try:
+            yield
+            assert connection.execute(text("SELECT last_value FROM commits")).scalar_one() == 3
+        finally:
+            connection.execute(text("DROP FUNCTION trouble CASCADE"))
+            connection.execute(text("DROP SEQUENCE commits"))
+    admin.dispose()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "RAISE 'not now' USING ERRCODE = 'serialization_failure'",
+        "PERFORM pg_terminate_backend(pg_backend_pid(), 1000)",
+    ],
+)
+def test_what_fails_at_its_commit_is_tried_again_though_its_rows_have_come(
+    store: SQLAlchemyStore, postgresql_url: str, what: str
+) -> None:
+    serve(store)
+    with happens_at_commit(postgresql_url, what):
+        serve(store)
 
 
 def other_answers(session: Any, timeout: float) -> Any:
