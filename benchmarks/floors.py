@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 
 from .servers import Servers
 from .subjects import KEYED, MEMORY, POSTGRESQL, SQLITE, SQLITE_FAST, VALKEY, Built, Subject
@@ -21,13 +21,17 @@ _CHECKS = "none"
 
 
 def floors() -> Iterator[Subject]:
-    """The floor of each store, around the WSGI application; and that of Flask's hooks, in memory."""
-    yield Subject("floor", "dict, in Flask's hooks", MEMORY, "none", _CHECKS, _in_hooks, KEYED)
+    """The floor of each store around the WSGI application, and of those of one machine in Flask's hooks, too."""
+    yield Subject("floor", "dict, in Flask's hooks", MEMORY, "none", _CHECKS, _in_hooks(_memory), KEYED)
     yield Subject("floor", "dict", MEMORY, "none", _CHECKS, _around(_memory), KEYED)
-    yield Subject("floor", "two commits, FULL", SQLITE, "power loss, both", _CHECKS, _around(_sqlite("FULL")), KEYED)
-    yield Subject("floor", "two commits, NORMAL", SQLITE_FAST, "process crash", _CHECKS, _around(_sqlite("NORMAL")))
+    one, fast = _sqlite("NORMAL", "FULL"), _sqlite("NORMAL", "NORMAL")
+    yield Subject("floor", "one sync, in Flask's hooks", SQLITE, "power loss", _CHECKS, _in_hooks(one), KEYED)
+    yield Subject("floor", "one sync", SQLITE, "power loss", _CHECKS, _around(one), KEYED)
+    yield Subject("floor", "two syncs", SQLITE, "power loss, both", _CHECKS, _around(_sqlite("FULL", "FULL")), KEYED)
+    yield Subject("floor", "no sync, in Flask's hooks", SQLITE_FAST, "process crash", _CHECKS, _in_hooks(fast), KEYED)
+    yield Subject("floor", "no sync", SQLITE_FAST, "process crash", _CHECKS, _around(fast), KEYED)
     yield Subject("floor", "redis-py, SET NX GET", VALKEY, "memory only", _CHECKS, _around(_redis), KEYED)
-    yield Subject("floor", "psycopg, two statements", POSTGRESQL, "power loss, both", _CHECKS, _around(_psycopg))
+    yield Subject("floor", "psycopg, two statements", POSTGRESQL, "power loss, both", _CHECKS, _around(_psycopg), KEYED)
 
 
 def _around(make: Callable[[Servers], tuple[Claim, Keep]]) -> Callable[[Servers], Built]:
@@ -81,28 +85,37 @@ def _memory(servers: Servers) -> tuple[Claim, Keep]:
     return kept, kept.__setitem__
 
 
-def _in_hooks(servers: Servers) -> Built:
-    kept = _Dict()
-    orders = Orders().route()
+def _in_hooks(make: Callable[[Servers], tuple[Claim, Keep]]) -> Callable[[Servers], Built]:
+    def build(servers: Servers) -> Built:
+        claim, keep = make(servers)
+        orders = Orders().route()
 
-    def before() -> Response | None:
-        answer = kept(request.environ["HTTP_IDEMPOTENCY_KEY"])
-        return None if answer is None else Response(answer, 201, content_type="application/json")
+        def before() -> Response | None:
+            answer = claim(request.environ["HTTP_IDEMPOTENCY_KEY"])
+            if answer is None:
+                return None
+            g.replayed = True
+            return Response(answer, 201, content_type="application/json")
 
-    def after(response: Response) -> Response:
-        kept[request.environ["HTTP_IDEMPOTENCY_KEY"]] = response.get_data()
-        return response
+        def after(response: Response) -> Response:
+            if "replayed" not in g:
+                keep(request.environ["HTTP_IDEMPOTENCY_KEY"], response.get_data())
+            return response
 
-    orders.flask.before_request(before)
-    orders.flask.after_request(after)
-    return Built(orders, orders.flask.wsgi_app, kept.forget)
+        orders.flask.before_request(before)
+        orders.flask.after_request(after)
+        return Built(orders, orders.flask.wsgi_app, getattr(claim, "forget", lambda: None))
+
+    return build
 
 
-def _sqlite(synchronous: str) -> Callable[[Servers], tuple[Claim, Keep]]:
+def _sqlite(of_claim: str, of_answer: str) -> Callable[[Servers], tuple[Claim, Keep]]:
+    """Each commit with the `synchronous` that is named."""
+
     def make(servers: Servers) -> tuple[Claim, Keep]:
         connection = sqlite3.connect(servers.folder / f"{new_keys(1)[0]}.db", isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute(f"PRAGMA synchronous={of_claim}")
         connection.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, answer BLOB) WITHOUT ROWID")
 
         def claim(key: str) -> bytes | None:
@@ -114,7 +127,11 @@ def _sqlite(synchronous: str) -> Callable[[Servers], tuple[Claim, Keep]]:
             return answer
 
         def keep(key: str, answer: bytes) -> None:
+            if of_answer != of_claim:
+                connection.executescript(f"PRAGMA synchronous={of_answer}")
             connection.execute("UPDATE kept SET answer = ? WHERE key = ?", (answer, key))
+            if of_answer != of_claim:
+                connection.executescript(f"PRAGMA synchronous={of_claim}")
 
         return claim, keep
 
