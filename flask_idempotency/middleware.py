@@ -12,7 +12,7 @@ from .engine.engine import Engine, Replay, Run
 from .engine.events import Observer
 from .engine.policy import Policy, PolicyError
 from .engine.store import Store
-from .http.admission import ATTEMPT, admit, place_body
+from .http.admission import ATTEMPT, admit, in_attempt, place_body
 from .http.exchange import Exchange
 from .http.policy_page import Rules, answer, link_target
 from .http.problems import Problem
@@ -49,12 +49,14 @@ class IdempotencyMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         policy = self._policy if isinstance(self._policy, Policy) else self._policy(environ)
-        if policy is None or ATTEMPT in environ:
+        if policy is None or in_attempt(environ):
             return self._app(environ, start_response)
         if policy is not self._policy:
             _check(policy)
-        if environ["REQUEST_METHOD"] not in policy.methods:
-            if environ.get("PATH_INFO") == policy.docs_url and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        method = environ["REQUEST_METHOD"]
+        # Werkzeug, and so Flask, takes `patch` for PATCH; browsers send it as it is written.
+        if method not in policy.methods and method.upper() not in policy.methods:
+            if environ.get("PATH_INFO") == policy.docs_url and method in ("GET", "HEAD"):
                 return answer(_request(environ), [Rules(policy)])(environ, start_response)
             return self._app(environ, start_response)
         body = place_body(environ, policy)

@@ -6,6 +6,7 @@ from typing import Any
 
 from werkzeug import Request
 
+from ..engine.attempt import Attempt, State
 from ..engine.engine import Engine, Refuse, Replay, Run
 from ..engine.events import Outcome
 from ..engine.policy import Policy
@@ -30,6 +31,15 @@ class Resumed:
     key: str
     principal: bytes
     context: Any
+
+
+def in_attempt(environ: dict[str, Any]) -> bool:
+    """Whether a front end further out has claimed for this request.
+
+    An attempt that has ended protects nothing: whoever comes with it comes again, as from a middleware that retries.
+    """
+    attempt: Attempt | None = environ.get(ATTEMPT)
+    return attempt is not None and attempt.state is not State.DONE
 
 
 def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:

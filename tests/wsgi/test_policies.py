@@ -301,6 +301,39 @@ def test_an_application_that_asks_itself_under_the_same_environ_is_one_attempt()
     assert server.runs == 2  # one for each path, of the first request alone
 
 
+def test_an_application_that_is_asked_again_after_a_failure_is_under_a_claim_again() -> None:
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        if server.runs == 1:
+            raise ConnectionError
+        start("200 OK", [TEXT])
+        return [b"done"]
+
+    def middleware(app: Any) -> Any:
+        once = IdempotencyMiddleware(app, store=MemoryStore())
+
+        def retrying(environ: Any, start: Any) -> Any:
+            try:
+                return once(environ, start)
+            except ConnectionError:
+                return once(environ, start)
+
+        return retrying
+
+    server = Harness(app, middleware=middleware, inner=False)
+    assert [server.ask().replayed for _ in range(2)] == [False, True]
+    assert server.runs == 2
+
+
+def test_a_method_in_small_letters_is_that_method() -> None:
+    app = Flask(__name__)
+    runs: list[None] = []
+    app.add_url_rule("/", "x", lambda: str(runs.append(None)), methods=["PATCH"])
+    server = Harness(app.wsgi_app, inner=False, outer=False)  # the validator warns of such methods
+    assert server.ask(method="patch", key=None).problem == "idempotency-key-missing"
+    assert [server.ask(method="patch").replayed for _ in range(2)] == [False, True]
+    assert len(runs) == 1
+
+
 def test_a_client_cannot_pretend_to_be_in_an_attempt() -> None:
     server = Harness(hello)
     assert server.ask(key=None, HTTP_FLASK_IDEMPOTENCY_ATTEMPT="1").problem == "idempotency-key-missing"
