@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from .passage import PASSAGE, Passage, current_request
+from .passage import Passage, passage_here
 
 #: A plain function: Flask looks at each hook on each request, and has longer to look at a method.
 AfterHook = Callable[[Passage, Response], Response]
@@ -28,7 +28,7 @@ class AppWideHooks(list[Any]):
 
     def __reversed__(self) -> Iterator[Any]:
         others = list.__reversed__(self)
-        passage = current_request().environ.get(PASSAGE)
+        passage = passage_here()
         return others if passage is None else chain((partial(self._ours, passage),), others)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request_started
 from werkzeug.exceptions import HTTPException
 
 from ..engine.attempt import Attempt, State
@@ -16,7 +16,7 @@ from ..engine.engine import Engine, Replay, Run
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
 from ..exactly_once.steps import StepRefused
-from ..http.admission import ATTEMPT, admit, place_body
+from ..http.admission import ATTEMPT, admit, in_attempt, place_body
 from ..http.policy_page import answer, link_target
 from ..http.problems import Problem, problem
 from ..http.replay import keep, replay_headers
@@ -30,6 +30,7 @@ from .passage import (
     current_request,
     is_replay_of,
     kept_response,
+    passage_here,
     rewind,
     take_whole,
 )
@@ -48,6 +49,7 @@ class Hooks:
         self.views = ViewPolicies(app, policy)
         self._signed_in = SignedInUser(app)
         self.request_keeping = RequestKeeping(app, policy, sessions)
+        self._dispatch: Callable[..., Any] | None = None
         self._atomic_views = AtomicViews(app, engine, sessions, self._refuse, self._replay)
 
     def install(self) -> None:
@@ -65,28 +67,26 @@ class Hooks:
             in_force = self.views.of(current)
             if in_force is None:
                 return others(*args)
-            environ = current.environ
-            if ATTEMPT in environ or in_force.lets_pass(environ):
+            passage = self._begin(current.environ, in_force)
+            if passage is None:
                 return others(*args)
-            # Before anything reads the body: what reads it first reads it through ours.
-            passage = Passage(in_force.policy, place_body(environ, in_force.policy))
-            environ[PASSAGE] = passage
             stand_after_the_view(app, after)
+            if self.policy.atomic:
+                self._stand_around_the_view()
             refused = others(*args)
             if refused is not None or in_force.decorated:
                 return refused
             return self.admit(current, passage)
 
-        if self.policy.atomic:
-            dispatch = app.dispatch_request
+        full_dispatch = app.full_dispatch_request
 
-            def dispatch_request(*args: Any) -> Any:
-                passage = current_request().environ.get(PASSAGE)
-                if passage is None or not passage.admitted:  # a decorator further in will see to it
-                    return dispatch(*args)
-                return self.run(passage, lambda: dispatch(*args))
-
-            app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+        def full_dispatch_request(*args: Any) -> Response:
+            if request_started.receivers:  # such as a monitor that notes down what is sent
+                current = current_request()
+                in_force = self.views.of(current)
+                if in_force is not None:
+                    self._begin(current.environ, in_force)
+            return full_dispatch(*args)
 
         def after(passage: Passage, response: Response) -> Response:
             return self._after(passage, response)
@@ -94,7 +94,7 @@ class Hooks:
         teardown = app.do_teardown_request
 
         def do_teardown_request(*args: Any) -> None:
-            passage = current_request().environ.get(PASSAGE)
+            passage = passage_here()
             if passage is None:
                 return teardown(*args)
             error = args[-1] if args else sys.exc_info()[1]
@@ -104,10 +104,38 @@ class Hooks:
                 self._teardown(passage, error)
 
         stand_after_the_view(app, after)
+        if self.policy.atomic:
+            self._stand_around_the_view()
         app.preprocess_request = preprocess_request  # type: ignore[method-assign]
+        app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
         app.do_teardown_request = do_teardown_request  # type: ignore[method-assign, assignment]
         if self.policy.docs_url is not None and self.policy.docs_url.startswith("/"):
             app.add_url_rule(self.policy.docs_url, "idempotency_policy", self._policy_page, methods=["GET"])
+
+    def _begin(self, environ: dict[str, Any], in_force: InForce) -> Passage | None:
+        """The passage of a request, from here on if not yet; None where it passes us by."""
+        if in_attempt(environ) or in_force.lets_pass(environ):
+            return None
+        passage = passage_here()
+        if passage is None or passage.admitted:
+            # Before anything reads the body: what reads it first reads it through ours.
+            passage = environ[PASSAGE] = Passage(in_force.policy, place_body(environ, in_force.policy))
+        return passage
+
+    def _stand_around_the_view(self) -> None:
+        """See that atomic views run in their transaction; again, where another extension has put its own in place."""
+        app = self.app
+        dispatch = app.dispatch_request
+        if dispatch is self._dispatch:
+            return
+
+        def dispatch_request(*args: Any) -> Any:
+            passage = passage_here()
+            if passage is None or not passage.admitted:  # a decorator further in will see to it
+                return dispatch(*args)
+            return self.run(passage, lambda: dispatch(*args))
+
+        self._dispatch = app.dispatch_request = dispatch_request  # type: ignore[method-assign]
 
     def admit(self, current: Request, passage: Passage) -> Response | None:
         """Claim for a request. None: it may run; else what to answer instead."""
@@ -151,14 +179,16 @@ class Hooks:
         """Claim at the place of a view's decorator, under the view's policy, and run what it stands around."""
         current, policy = current_request(), in_force.policy
         environ = current.environ
-        passage = environ.get(PASSAGE)
+        passage: Passage | None = environ.get(PASSAGE)
+        if passage is not None and not passage.is_of(current):
+            passage = None
         if passage is not None and passage.admitted:
             # A decorator that does not use functools.wraps hid the view's options from the hook.
             passage.policy = policy
             if passage.attempt is not None:
                 passage.attempt.policy = policy
             return self.run(passage, view)
-        if ATTEMPT in environ or current.method not in policy.methods:
+        if in_attempt(environ) or current.method not in policy.methods:
             return view()
         if passage is None:
             if in_force.lets_pass(environ) or self.views.exempts(current):
@@ -262,7 +292,8 @@ class Hooks:
 
     def _response(self, status: str, headers: list[tuple[str, str]], body: bytes) -> Response:
         """A response with these headers and no others."""
-        response = self.app.response_class(status=status)
+        # With a body, as Flask makes its own: a response class of the application's may ask for one.
+        response = self.app.response_class("", status=status)
         response.response = [body]
         response.headers[:] = headers
         return response

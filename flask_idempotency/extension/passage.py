@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Request, Response, current_app, request
+from flask import globals as flask_globals
 
 from ..engine.attempt import Attempt
 from ..engine.policy import Policy
@@ -14,6 +17,14 @@ from ..http.replay import keep, promised_length, replay_headers
 
 #: Where the environ carries the passage of the request.
 PASSAGE = "flask_idempotency.passage"
+
+
+#: The request and the application themselves: each look through Flask's proxies costs as much as ten at what is behind.
+current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
+
+# The context that has the request. Flask 3.2 makes one of the two.
+_current_context: Callable[[], Any] = vars(flask_globals).get("request_ctx", flask_globals.app_ctx)._get_current_object
 
 
 class Passage:
@@ -30,11 +41,26 @@ class Passage:
     def __init__(self, policy: Policy, body: Body | None) -> None:
         self.policy = policy
         self.body = body
+        self.context = weakref.ref(_current_context())
+
+    def is_of(self, current: Request) -> bool:
+        """Whether it is that of this request, in whatever thread; not of another under the same environ."""
+        context = self.context()
+        return context is not None and context.request is current
 
 
-#: The request and the application themselves: each look through Flask's proxies costs as much as ten at what is behind.
-current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
-current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
+def passage_here() -> Passage | None:
+    """The passage of the request whose context this is, if it has one.
+
+    A copy of the context, as `copy_current_request_context` makes for a thread, ends before the request does; and a
+    view may ask an application under the environ of its own request. Neither has an answer to the request.
+    """
+    try:
+        context = _current_context()
+        passage: Passage | None = context.request.environ.get(PASSAGE)
+    except RuntimeError:  # there is no request
+        return None
+    return passage if passage is not None and passage.context() is context else None
 
 
 def rewind(current: Request) -> None:

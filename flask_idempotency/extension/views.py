@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from flask import Flask, Request
 
@@ -76,7 +77,8 @@ class ViewPolicies:
         self._app = app
         self._policy = policy
         self._known: dict[tuple[str, str], tuple[Callable[..., Any], InForce | None]] = {}
-        self._decorated: dict[Callable[..., Any], DecoratedView] = {}
+        # Weakly: a function may be decorated within a request, and goes with it.
+        self._decorated: WeakKeyDictionary[Callable[..., Any], DecoratedView] = WeakKeyDictionary()
 
     def decorated(
         self, wrapper: Callable[..., Any], view: Callable[..., Any], options: Mapping[str, Any]

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, request
+from flask_sqlalchemy import SQLAlchemy
 
+from flask_idempotency import Idempotency, Policy
+from flask_idempotency.stores import MemoryStore
 from tests.flask.apps import make_app, post
 
 
@@ -107,3 +110,35 @@ def test_a_teardown_that_fails_does_not_keep_the_key_from_being_given_back() -> 
         post(app, "/x?fail=1")
     assert store._records == {}
     assert post(app).status_code == 200
+
+
+def test_the_list_of_hooks_may_be_looked_through_outside_of_requests() -> None:
+    app, _ = make_app()
+    app.after_request(lambda response: response)
+    assert list(reversed(app.after_request_funcs[None])) == app.after_request_funcs[None]
+
+
+def test_an_atomic_view_is_one_whoever_takes_the_place_of_dispatching(tmp_path: Any) -> None:
+    app = Flask(__name__)
+    app.config.update(PROPAGATE_EXCEPTIONS=False, SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/shop.db")
+    db = SQLAlchemy(app)
+    notes = db.Table("notes", db.Column("text", db.String))
+    Idempotency(app, store=MemoryStore(), policy=Policy(atomic=True))
+    of_the_class = Flask.dispatch_request
+
+    def dispatch_request() -> Any:  # as Flask-DebugToolbar does it: what stood there before is not called
+        return of_the_class(app)
+
+    app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+
+    @app.post("/x")
+    def view() -> str:
+        db.session.execute(notes.insert().values(text="half"))
+        db.session.commit()
+        raise ValueError
+
+    with app.app_context():
+        db.create_all()
+    assert [post(app).status_code for _ in range(2)] == [500, 500]
+    with app.app_context():
+        assert db.session.execute(notes.select()).all() == []
