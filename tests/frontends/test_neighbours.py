@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, abort, g, jsonify, request
+from flask import Blueprint, Flask, Request, Response, abort, g, jsonify, request
 from flask_compress import Compress
 from flask_cors import CORS
 from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, jwt_required
@@ -280,6 +280,7 @@ def test_a_body_over_the_applications_limit_stays_413_and_leaves_no_claim(make: 
     assert client.post("/orders", data=b"x" * 100, headers=KEY).status_code == 200
 
 
+@pytest.mark.skipif(Request.max_content_length.fset is None, reason="before Flask 3.1 only the app has a limit")
 def test_a_limit_set_by_a_hook_counts(make: Any) -> None:
     def set_up(app: Flask) -> None:
         @app.before_request
