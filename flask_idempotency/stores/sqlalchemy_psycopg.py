@@ -132,7 +132,7 @@ class Sessions:
         """
         info = pooled.info
         driver: Any = pooled.dbapi_connection
-        watchdog.watch(driver, driver.fileno, time.monotonic() + patience)
+        waiting = watchdog.watch(driver.fileno, time.monotonic() + patience)
         try:
             # Names of tables that are not ASCII are for cursors, which know the session's encoding.
             if self._may_prepare and _PREPARED in info and call.sql.isascii():
@@ -146,7 +146,7 @@ class Sessions:
             cursor.execute(call.sql, values, prepare=False)
             return (cursor.fetchone() if cursor.pgresult.nfields else None), cursor.rowcount
         finally:
-            watchdog.let_go(driver)
+            watchdog.let_go(waiting)
 
     def was_stale(self, error: Any) -> bool:
         """Whether a prepared statement was refused, before anything was done. On a new connection, it may pass."""

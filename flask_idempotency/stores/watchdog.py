@@ -36,11 +36,16 @@ class Watchdog:
         """
         return _Bound(self, descriptor, seconds)
 
-    def watch(self, waiting: object, descriptor: Callable[[], int], deadline: float) -> None:
-        """Cut the socket at that moment of the monotonic clock, unless `waiting` is let go of before."""
+    def watch(self, descriptor: Callable[[], int], deadline: float) -> object:
+        """Cut the socket at that moment of the monotonic clock, unless what is returned is let go of before.
+
+        Each call has one of its own: the thread may have seen an earlier call on the same socket run late.
+        """
+        waiting = object()
         self._waiting[waiting] = deadline, descriptor
         if self._thread is None:
             self._start()
+        return waiting
 
     def let_go(self, waiting: object) -> None:
         """Return once the socket of `waiting` will not be cut any more."""
@@ -70,7 +75,7 @@ class Watchdog:
 
 
 class _Bound:
-    __slots__ = ("_descriptor", "_seconds", "_watchdog")
+    __slots__ = ("_descriptor", "_seconds", "_waiting", "_watchdog")
 
     def __init__(self, watchdog: Watchdog, descriptor: Callable[[], int], seconds: float) -> None:
         self._watchdog = watchdog
@@ -78,16 +83,17 @@ class _Bound:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        self._watchdog.watch(self, self._descriptor, time.monotonic() + self._seconds)
+        self._waiting = self._watchdog.watch(self._descriptor, time.monotonic() + self._seconds)
 
     def __exit__(self, *_: object) -> None:
-        self._watchdog.let_go(self)
+        self._watchdog.let_go(self._waiting)
 
 
 def _cut(descriptor: Callable[[], int]) -> None:
     # Whatever the driver raises for a connection that went by itself: this thread must outlive it.
-    with suppress(Exception), socket.socket(fileno=os.dup(descriptor())) as twin:
-        twin.shutdown(socket.SHUT_RDWR)
+    with suppress(Exception), socket.socket(fileno=os.dup(number := descriptor())) as twin:
+        if descriptor() == number:  # else its driver closed it just now, and the twin may be of somebody else's
+            twin.shutdown(socket.SHUT_RDWR)
 
 
 #: The watchdog of this process.

@@ -62,8 +62,7 @@ def test_nobody_goes_on_to_use_what_is_being_cut(watchdog: Watchdog, ends: Ends)
         go_on.wait(PATIENCE)
         return ends[0].fileno()
 
-    waiting = object()
-    watchdog.watch(waiting, descriptor, 0)
+    waiting = watchdog.watch(descriptor, 0)
     assert cutting.wait(PATIENCE)
     letting_go = threading.Thread(target=watchdog.let_go, args=[waiting])
     letting_go.start()
@@ -73,6 +72,44 @@ def test_nobody_goes_on_to_use_what_is_being_cut(watchdog: Watchdog, ends: Ends)
     letting_go.join(PATIENCE)
     assert not letting_go.is_alive()
     assert ends[0].recv(1) == b""
+
+
+def test_a_call_is_not_cut_for_an_earlier_one_on_its_connection_that_was_seen_to_be_late(
+    watchdog: Watchdog, ends: Ends
+) -> None:
+    seen, go_on = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        seen.set()
+        go_on.wait(PATIENCE)
+        raise OSError("the connection is closed")
+
+    watchdog._waiting[object()] = 0, slow  # before the thread is there, so that it sees both at once
+    earlier = watchdog.watch(ends[0].fileno, 0)
+    assert seen.wait(PATIENCE)
+    watchdog.let_go(earlier)
+    last, lasts_server = socket.socketpair()
+    last.settimeout(PATIENCE)
+    with watchdog.bound(ends[0].fileno, PATIENCE), last, lasts_server, watchdog.bound(last.fileno, 0):
+        go_on.set()
+        assert last.recv(1) == b""
+    ends[1].send(b"x")
+    assert ends[0].recv(1) == b"x"
+
+
+def test_a_stranger_who_has_the_number_of_a_socket_that_was_closed_meanwhile_is_not_cut(
+    watchdog: Watchdog, ends: Ends
+) -> None:
+    """A driver closes its socket when the server ends it, in the moment of the cut perhaps."""
+    numbers = [ends[0].fileno(), -1]
+    last, lasts_server = socket.socketpair()
+    last.settimeout(PATIENCE)
+    with last, lasts_server:
+        with watchdog.bound(lambda: numbers.pop(0), 0), watchdog.bound(last.fileno, 0):
+            assert last.recv(1) == b""
+        assert not numbers
+    ends[1].send(b"x")
+    assert ends[0].recv(1) == b"x"
 
 
 def test_one_thread_watches_over_all(watchdog: Watchdog) -> None:
