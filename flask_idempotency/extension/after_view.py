@@ -24,16 +24,16 @@ class AppWideHooks(list[Any]):
 
     def __init__(self, others: list[Any], ours: AfterHook) -> None:
         super().__init__(others)
-        self._ours = ours
+        self.ours = ours
 
     def __reversed__(self) -> Iterator[Any]:
         others = list.__reversed__(self)
         passage = passage_here()
-        return others if passage is None else chain((partial(self._ours, passage),), others)
+        return others if passage is None else chain((partial(self.ours, passage),), others)
 
 
 def stand_after_the_view(app: Flask, ours: AfterHook) -> None:
     """See that `ours` runs; again, where the application put another list in the place of this one."""
     hooks = app.after_request_funcs.get(None, [])
-    if type(hooks) is not AppWideHooks:
+    if type(hooks) is not AppWideHooks or hooks.ours is not ours:
         app.after_request_funcs[None] = AppWideHooks(hooks, ours)

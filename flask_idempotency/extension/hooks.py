@@ -70,7 +70,6 @@ class Hooks:
             passage = self._begin(current.environ, in_force)
             if passage is None:
                 return others(*args)
-            stand_after_the_view(app, after)
             if self.policy.atomic:
                 self._stand_around_the_view()
             refused = others(*args)
@@ -103,6 +102,7 @@ class Hooks:
             finally:
                 self._teardown(passage, error)
 
+        self._after_hook = after
         stand_after_the_view(app, after)
         if self.policy.atomic:
             self._stand_around_the_view()
@@ -141,6 +141,8 @@ class Hooks:
         """Claim for a request. None: it may run; else what to answer instead."""
         environ = current.environ
         passage.admitted = True
+        # Not earlier: another hook, or an extension since the first request, may have made a list of its own.
+        stand_after_the_view(self.app, self._after_hook)
         if passage.body is None:
             # A hook may have brought the key, after we looked for it.
             passage.body = place_body(environ, passage.policy)

@@ -112,6 +112,28 @@ def test_a_teardown_that_fails_does_not_keep_the_key_from_being_given_back() -> 
     assert post(app).status_code == 200
 
 
+@pytest.mark.parametrize("when", ["before a view whose decorator hides ours", "in a hook", "with another app's"])
+def test_a_list_of_hooks_that_takes_the_place_of_ours_does_not_end_the_keeping(when: str) -> None:
+    in_view = when.startswith("before")
+    app, idempotency = make_app(**({"methods": ()} if in_view else {}))
+    runs: list[None] = []
+
+    def view() -> str:
+        runs.append(None)
+        return "done"
+
+    decorated = idempotency.view(methods=("POST",))(view)
+    app.add_url_rule("/x", "x", (lambda: decorated()) if in_view else view, methods=["POST"])
+    if when == "in a hook":
+        app.before_request(lambda: app.after_request_funcs.update({None: [lambda response: response]}))
+    elif in_view:
+        app.after_request_funcs[None] = [lambda response: response]
+    else:
+        app.after_request_funcs.update(make_app()[0].after_request_funcs)
+    assert [post(app).text for _ in range(2)] == ["done", "done"]
+    assert len(runs) == 1
+
+
 def test_the_list_of_hooks_may_be_looked_through_outside_of_requests() -> None:
     app, _ = make_app()
     app.after_request(lambda response: response)
