@@ -147,7 +147,7 @@ class SQLAlchemyStore:
             "take_over": take_over,
         }
         try:
-            while True:
+            while time.monotonic() - asked < PATIENCE:
                 found = self._run(database, unsynced or statements.claim, values).row
                 if found is None:
                     found = self._run(database, statements.find, {"id": record.id}).row
@@ -164,7 +164,9 @@ class SQLAlchemyStore:
                 if left <= 0 and take_over and bytes(of) == fingerprint:
                     continue  # it lapsed between the claim and the look at what stood in its way
                 return InProgress(bytes(of), clock.now() + left, lapsed=left <= 0)
-        except StoreUnavailable:
+            # What is written cannot be read: a trigger undoes it, or a proxy asks a replica that is behind.
+            raise StoreUnavailable("the database shows no record and takes none")
+        except BaseException:  # gevent's time-outs and signals interrupt it, too
             self._remember_unheard(claim)
             raise
 
@@ -309,7 +311,9 @@ class SQLAlchemyStore:
         def make(connection: Connection) -> None:
             try:
                 self.table.create(connection, checkfirst=True)
-            except DBAPIError:
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise  # on another connection, it is tried again
                 # Another process made it in the same moment; else this raises again.
                 self.table.create(connection, checkfirst=True)
 

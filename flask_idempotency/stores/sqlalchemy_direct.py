@@ -60,7 +60,7 @@ class Direct:
                 if engine.pool is pool:
                     engine.dispose()  # what happened to one connection most likely happened to all
                 raise _wrapped(call, error, dialect, lost=True) from error
-            if self._psycopg is not None and self._psycopg.was_stale(error):
+            if self._psycopg is not None and self._psycopg.spoilt(driver, error):
                 pooled.invalidate(error)
                 raise _wrapped(call, error, dialect, lost=True) from error
             pooled.close()

@@ -148,8 +148,14 @@ class Sessions:
         finally:
             watchdog.let_go(waiting)
 
-    def was_stale(self, error: Any) -> bool:
-        """Whether a prepared statement was refused, before anything was done. On a new connection, it may pass."""
+    def spoilt(self, driver: Any, error: Any) -> bool:
+        """Whether a connection that stands must not be used again. On a new one, the same call may pass."""
+        # Where libpq had no memory for an answer, that is on its way still.
+        idle = driver.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        return self._was_stale(error) or not idle
+
+    def _was_stale(self, error: Any) -> bool:
+        """Whether a prepared statement was refused, before anything was done."""
         if error.sqlstate in _ANOTHERS:
             # A pooler that was not noticed has exchanged the session for another.
             self._may_prepare = False

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, event, make_url, text
 
 from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
-from flask_idempotency.stores import SQLAlchemyStore
+from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy
 from flask_idempotency.stores.sqlalchemy_dialects import statements_for
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRINT, RESPONSE, new_record
 from tests.proxies import Proxy, Trouble
@@ -162,6 +162,31 @@ class TestAClaimThatNobodyHeardOf:
             outcome = claim(store, record)
             assert (outcome.number, outcome.lapsed) == (1, False)
             store.close()
+
+
+def test_a_claim_that_the_database_neither_takes_nor_shows_is_given_up(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy, what is looked up may come from a replica that will never have it."""
+    monkeypatch.setattr(sqlalchemy, "PATIENCE", 0.2)
+    store = SQLAlchemyStore(postgresql_url)
+    claim(store, new_record())
+    engine = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, ThreadPoolExecutor(1) as pool:
+        connection.execute(
+            text("CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+        )
+        connection.execute(
+            text("CREATE TRIGGER undo BEFORE INSERT ON idempotency_records FOR EACH ROW EXECUTE FUNCTION undo()")
+        )
+        try:
+            with pytest.raises(StoreUnavailable):
+                pool.submit(claim, store, record := new_record()).result(20)
+        finally:
+            connection.execute(text("DROP FUNCTION undo CASCADE"))
+    assert isinstance(claim(store, record), Claimed)
+    store.close()
+    engine.dispose()
 
 
 def test_a_forked_child_has_connections_of_its_own(store: SQLAlchemyStore) -> None:

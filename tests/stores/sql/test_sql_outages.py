@@ -65,6 +65,21 @@ def test_connections_that_the_server_ended_cost_nothing(store: SQLAlchemyStore, 
     store.renew([claim(store, new_record()).claim], lease=60)
 
 
+def test_a_connection_that_ends_while_the_table_is_looked_for_costs_nothing(url: str) -> None:
+    engine = create_engine(url)
+    cut: list[str] = []
+
+    def cut_off(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if not cut:
+            cut.append(statement)
+            cut_off_others(url)
+
+    event.listen(engine, "before_cursor_execute", cut_off)
+    assert isinstance(claim(SQLAlchemyStore(engine), new_record()), Claimed)
+    assert len(cut) == 1
+    engine.dispose()
+
+
 def test_a_connection_that_cannot_be_made_is_tried_again(store: SQLAlchemyStore) -> None:
     assert store._engine is not None
     store._engine.dispose()

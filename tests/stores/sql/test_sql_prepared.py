@@ -3,13 +3,14 @@
 import logging
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
+from psycopg import OperationalError
 from sqlalchemy import Engine, MetaData, create_engine, event, make_url, text
 
-from flask_idempotency.engine.records import Claimed, Completed
+from flask_idempotency.engine.records import Claimed, Completed, InProgress
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_psycopg
 from flask_idempotency.stores.sqlalchemy_call import Call
@@ -240,26 +241,55 @@ def test_who_watches_sqlalchemy_sees_every_statement(
     assert len(seen) == 3
 
 
-def test_an_interrupted_call_leaves_no_answer_for_the_next(store: SQLAlchemyStore) -> None:
+class Interrupt(BaseException):
     """As gevent's time-outs interrupt a greenlet while it waits for its answer."""
-    held = claim(store, record := new_record())
 
-    class Interrupt(BaseException):
-        pass
 
-    def interrupted(*_: object, **__: object) -> None:
-        raise Interrupt
-
+def driver_of(store: SQLAlchemyStore) -> Any:
+    """The connection that the store uses next."""
     pooled = engine_of(store).raw_connection()
     driver: Any = pooled.dbapi_connection
     pooled.close()
+    return driver
+
+
+@pytest.mark.parametrize("kind", [Interrupt, OperationalError])
+def test_an_interrupted_call_leaves_no_answer_for_the_next(store: SQLAlchemyStore, kind: Any) -> None:
+    """The other: as where libpq has no memory for a large answer."""
+    held = claim(store, record := new_record())
+    driver = driver_of(store)
+
+    def interrupted(answers: Any, **_: object) -> None:
+        next(answers)  # sends
+        raise kind
+
     driver.wait = interrupted
-    with pytest.raises(Interrupt):
+    with pytest.raises(Interrupt) if kind is Interrupt else nullcontext():
         claim(store)
     assert driver.closed
     assert engine_of(store).pool.checkedout() == 0  # type: ignore[attr-defined]
     assert store.complete(held.claim, RESPONSE, retention=DAY) is True
     assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
+
+
+def test_an_interrupted_claim_is_this_processes_own_when_the_client_asks_again(store: SQLAlchemyStore) -> None:
+    claim(store)
+    driver = driver_of(store)
+    wait = driver.wait
+
+    def interrupted(answers: Any) -> None:
+        wait(answers)
+        raise Interrupt
+
+    driver.wait = interrupted
+    with pytest.raises(Interrupt):
+        claim(store, record := new_record())
+    elsewhere = SQLAlchemyStore(store._given)
+    assert isinstance(claim(elsewhere, record), InProgress)
+    elsewhere.close()
+    outcome = claim(store, record)
+    assert isinstance(outcome, Claimed)
+    assert not outcome.lapsed
 
 
 def test_no_word_of_an_error_is_of_the_answer(store: SQLAlchemyStore, postgresql_url: str) -> None:
