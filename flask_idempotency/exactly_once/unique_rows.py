@@ -26,7 +26,8 @@ def create_once(
     keep a second row out, and SQLAlchemy's `IntegrityError` where another constraint is violated.
 
     On PostgreSQL under REPEATABLE READ or SERIALIZABLE, a transaction does not see a row that was committed after it
-    began: then there is only the `IntegrityError`, and the transaction is to be run again.
+    began: then there is only the `IntegrityError`, and the transaction is to be run again. What the column's collation
+    takes for equal is one key: by MariaDB's default, `a` and `A`. There, keys that clients choose need a binary one.
     """
     names = (key,) if isinstance(key, str) else tuple(key)
     model = type(row)
@@ -38,7 +39,8 @@ def create_once(
             raise ValueError(f"{model.__name__}.{name} must be set: it is what makes the row the only one.")
     if row in session.new:
         session.expunge(row)  # a relationship brought it in already, and it must be inserted in the savepoint
-    begin_for_real(session.connection())
+    connection = session.connection(bind_arguments={"mapper": inspect(model)})  # where the row goes, of several binds
+    begin_for_real(connection)
     session.flush()  # what fails in here is not ours to catch
     try:
         with session.begin_nested():
@@ -47,9 +49,12 @@ def create_once(
     except IntegrityError:
         if row in session:
             session.expunge(row)
-        # A locking read, since under REPEATABLE READ a plain one does not see what was committed meanwhile (MariaDB).
-        query = select(model).filter_by(**values).with_for_update(read=True)
-        existing = session.execute(query.execution_options(populate_existing=True)).scalar_one_or_none()
+        query = select(model).filter_by(**values).execution_options(populate_existing=True)
+        if connection.dialect.name in {"mysql", "mariadb"}:
+            # Under REPEATABLE READ, only a locking read sees what was committed meanwhile. PostgreSQL sees no more by
+            # it, and refuses it where the model joins what it loads eagerly.
+            query = query.with_for_update(read=True)
+        existing = session.execute(query).unique().scalar_one_or_none()
         if existing is None:
             raise
         return existing, False

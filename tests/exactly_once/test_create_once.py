@@ -56,6 +56,22 @@ class Unkept(Base):
     tenant: Mapped[str] = mapped_column(String(20))
 
 
+class Basket(Base):
+    __tablename__ = "once_baskets"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), unique=True)
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey(Owner.id))
+    owner: Mapped[Owner | None] = relationship(lazy="joined")
+    lines: Mapped[list["Line"]] = relationship(lazy="joined", order_by="Line.id")
+
+
+class Line(Base):
+    __tablename__ = "once_lines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[str] = mapped_column(String(20))
+    basket_id: Mapped[int] = mapped_column(ForeignKey(Basket.id))
+
+
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url)
@@ -228,6 +244,30 @@ def test_a_unique_index_and_a_primary_key_are_constraints_too(engine: Engine) ->
     with Session(engine) as session:
         assert [create_once(session, Thing(key="k"), key="key")[1] for _ in range(2)] == [True, False]
         assert [create_once(session, Owner(id=7), key="id")[1] for _ in range(2)] == [True, False]
+
+
+def test_a_row_that_eagerly_joins_others_is_found_with_them(engine: Engine) -> None:
+    with Session(engine) as session:
+        create_once(session, Basket(key="k", lines=[Line(item="book"), Line(item="pen")]), key="key")
+        session.commit()
+    with Session(engine) as session:
+        found, created = create_once(session, Basket(key="k"), key="key")
+        assert (created, found.owner, [line.item for line in found.lines]) == (False, None, ["book", "pen"])
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_the_row_goes_where_its_model_is_bound_and_its_transaction_is_the_callers_there_too(
+    engine: Engine, default: bool
+) -> None:
+    elsewhere = create_engine("sqlite://")
+    with Session(elsewhere if default else None, binds={Order: engine}) as session:
+        assert create_once(session, Order(idempotency_key="k", item="book"))[1] is True
+        session.rollback()
+        assert create_once(session, Order(idempotency_key="k", item="pen"))[1] is True
+        session.commit()
+    with Session(engine) as session:
+        assert session.scalars(select(Order.item)).all() == ["pen"]
+    elsewhere.dispose()
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
