@@ -95,7 +95,8 @@ class AtomicRunner:
                 may_be_done = isinstance(error, IntegrityError) or (outer.commit_sent and error.connection_invalidated)
                 if may_be_done and (proof := self._find(attempt)) is not None:
                     return DoneBefore(proof)
-                if not _is_conflict(error):
+                # A savepoint that is gone is how the end of its transaction is heard of, too.
+                if not _is_conflict(outer.undone_by or error):
                     raise
                 if not reruns:
                     raise TransactionConflict from error
@@ -114,6 +115,8 @@ class AtomicRunner:
             answer = view()
             kept, response = response_of(answer)
             if kept:
+                if outer.undone_by is not None:  # and the view went on, without its earlier rows
+                    raise outer.undone_by
                 outer.leave()  # first: the proof must not be in a savepoint of theirs
                 self._proofs.add(
                     outer.connection,

@@ -5,15 +5,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
 from .sqlite_transactions import begin_for_real
 
 logger = logging.getLogger("flask_idempotency")
 
-#: The transaction that sessions of the current request join.
+# Error numbers of deadlock and record changed. After these, MariaDB and MySQL have undone the whole transaction, with
+# every savepoint in it: what is written next begins another.
+_UNDOING_NUMBERS = {1213, 1020}
+
+#: The transaction of the current request.
 _current: ContextVar["OuterTransaction | None"] = ContextVar("flask_idempotency_outer_transaction", default=None)
 
 Sessions = scoped_session[Any]
@@ -31,6 +35,9 @@ class OuterTransaction:
         self._engine = engine
         self._joined: list[tuple[Session, Any]] = []
         self._isolation_level: Any = None
+        self._left = False
+        #: The error with which the database has undone everything so far, whatever the view made of it.
+        self.undone_by: DBAPIError | None = None
         #: From here on, a lost connection does not tell what stands.
         self.commit_sent = False
 
@@ -63,8 +70,7 @@ class OuterTransaction:
 
         Where that fails for one of them, it raises, and can be called again for the rest.
         """
-        if _current.get() is self:
-            _current.reset(self._reset)
+        self._left = True
         while self._joined:
             session, mode = self._joined.pop()
             try:
@@ -120,6 +126,8 @@ class OuterTransaction:
                 return
 
     def _close(self) -> None:
+        if _current.get() is self:
+            _current.reset(self._reset)
         if self._isolation_level is not None and not self.connection.invalidated:
             driver = self.connection.connection.dbapi_connection
             assert driver is not None
@@ -158,7 +166,7 @@ class _FollowedRegistry:
 
     def _join(self, session: Session) -> None:
         outer = _current.get()
-        if outer is not None and outer._sessions is self._sessions:
+        if outer is not None and not outer._left and outer._sessions is self._sessions:
             outer.join(session)
 
 
@@ -169,15 +177,27 @@ def _follow(sessions: Sessions) -> None:
 
 
 def _guard(engine: Engine) -> None:
-    """See to it that a view that commits the connection itself, instead of the session, is stopped before it does."""
+    """See to it that a view that commits the connection itself, instead of the session, is stopped before it does.
+
+    And that an error that has undone everything is not lost, where the view goes on after it.
+    """
     if not event.contains(engine, "commit", _refuse_commit_of_view):
         event.listen(engine, "commit", _refuse_commit_of_view)
+        event.listen(engine, "handle_error", _note_undoing)
 
 
 def _refuse_commit_of_view(connection: Connection) -> None:
     outer = _current.get()
-    if outer is not None and outer.connection is connection:  # ours comes after the view is left
+    if outer is not None and outer.connection is connection and not outer._left:  # ours comes after that
         raise RuntimeError("An atomic view must not commit its connection; its session may commit at any time.")
+
+
+def _note_undoing(context: ExceptionContext) -> None:
+    outer, error, driver = _current.get(), context.sqlalchemy_exception, context.original_exception
+    if outer is None or outer.connection is not context.connection or context.dialect.name not in {"mysql", "mariadb"}:
+        return
+    if isinstance(error, DBAPIError) and driver.args and driver.args[0] in _UNDOING_NUMBERS:
+        outer.undone_by = error
 
 
 def _commits_by_itself(driver: Any) -> bool:
