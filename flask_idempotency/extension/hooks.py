@@ -116,7 +116,7 @@ class Hooks:
         """The passage of a request, from here on if not yet; None where it passes us by."""
         if in_attempt(environ) or in_force.lets_pass(environ):
             return None
-        passage = passage_here()
+        passage = passage_here() if PASSAGE in environ else None
         if passage is None or passage.admitted:
             # Before anything reads the body: what reads it first reads it through ours.
             passage = environ[PASSAGE] = Passage(in_force.policy, place_body(environ, in_force.policy))
