@@ -1,7 +1,7 @@
 """Makes the sessions of one request join a transaction that is not theirs to commit."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,6 +35,7 @@ class OuterTransaction:
         self._engine = engine
         self._joined: list[tuple[Session, Any]] = []
         self._isolation_level: Any = None
+        self._options: Mapping[str, Any] | None = None
         self._left = False
         #: The error with which the database has undone everything so far, whatever the view made of it.
         self.undone_by: DBAPIError | None = None
@@ -107,12 +108,26 @@ class OuterTransaction:
         choose = session.get_bind
 
         def get_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
-            chosen = choose(*args, **kwargs)
-            return self.connection if chosen is self._engine else chosen
+            return self._in_place_of(choose(*args, **kwargs))
 
         self._joined.append((session, session.join_transaction_mode))
         session.get_bind = get_bind  # type: ignore[method-assign]
         session.join_transaction_mode = "create_savepoint"
+
+    def _in_place_of(self, chosen: Engine | Connection) -> Engine | Connection:
+        if not isinstance(chosen, Engine) or chosen.pool is not self._engine.pool:
+            return chosen
+        # Ours, maybe with options of the request's own, such as the schema of a tenant.
+        options = chosen.get_execution_options()
+        if self._options is None:
+            ours = self._engine.get_execution_options()
+            self.connection.execution_options(
+                **{name: value for name, value in options.items() if name not in ours or ours[name] != value}
+            )
+            self._options = options
+        elif options != self._options:
+            raise RuntimeError("The sessions of an atomic view share one connection, and so its execution options.")
+        return self.connection
 
     def _leave_for_sure(self) -> None:
         for _ in range(len(self._joined) + 1):

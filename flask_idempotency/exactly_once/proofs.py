@@ -10,6 +10,7 @@ prove. Readable stay the identity, when the proof expires, whether it has an ans
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -33,6 +34,9 @@ from .tables import bytes_type, digest_type, discreet
 _SWEEP = 3
 
 TABLE_NAME = "idempotency_proofs"
+
+#: Proofs stand in one place, whatever schema the view has turned its connection to.
+_OUR_SCHEMA: Any = {"schema_translate_map": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +93,11 @@ class Proofs:
         with discreet():
             try:
                 with connection.begin_nested():
-                    connection.execute(proof)
+                    connection.execute(proof, execution_options=_OUR_SCHEMA)
             except IntegrityError:
                 if not self._drop_expired(connection, row_id):
                     raise
-                connection.execute(proof)
+                connection.execute(proof, execution_options=_OUR_SCHEMA)
 
     def find(self, connection: Connection, record_id: bytes) -> Proof | None:
         """The proof that the operation was done; None where there is none, or its retention is over.
@@ -123,4 +127,4 @@ class Proofs:
         """Delete this proof if its retention is over and only nobody has swept it up; whether it was so."""
         table = self.table
         over = (table.c.record_id == row_id) & (table.c.expires_at <= clock.now())
-        return connection.execute(delete(table).where(over)).rowcount > 0
+        return connection.execute(delete(table).where(over), execution_options=_OUR_SCHEMA).rowcount > 0

@@ -359,6 +359,71 @@ def test_another_bind_does_not_join(database_url: str, tmp_path: Any) -> None:
     other.dispose()
 
 
+def by_an_engine_of_the_request(sessions: Any, engine: Engine, options: dict[str, Any]) -> None:
+    sessions.remove()
+    sessions(bind=engine.execution_options(**options))
+
+
+def by_the_connection(sessions: Any, engine: Engine, options: dict[str, Any]) -> None:
+    sessions.connection(execution_options=options)
+
+
+@pytest.mark.parametrize("choose", [by_an_engine_of_the_request, by_the_connection])
+@pytest.mark.parametrize("status", [201, 402])
+def test_each_request_can_turn_to_the_schema_of_a_tenant(postgresql_url: str, choose: Any, status: int) -> None:
+    engine = create_engine(postgresql_url)
+    renew(engine)
+    tenants = ["tenant_a", "tenant_b"]
+    for tenant in tenants:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP SCHEMA IF EXISTS {tenant} CASCADE"))
+            connection.execute(text(f"CREATE SCHEMA {tenant}"))
+        Base.metadata.create_all(engine.execution_options(schema_translate_map={None: tenant}))
+    sessions = scoped_session(sessionmaker(engine))
+    counter = Counter(sessions)
+
+    @counter.app.before_request
+    def turn() -> None:
+        if choose is by_an_engine_of_the_request:
+            choose(sessions, engine, {"schema_translate_map": {None: request.args["tenant"]}})
+
+    def view() -> Any:
+        if choose is by_the_connection:
+            choose(sessions, engine, {"schema_translate_map": {None: request.args["tenant"]}})
+        sessions.add(Line(item=request.args["tenant"]))
+        sessions.commit()
+        return "answer", status
+
+    counter.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = counter.app.test_client()
+    for tenant in tenants:
+        heard = client.post(f"/orders?tenant={tenant}", headers={"Idempotency-Key": tenant})
+        assert heard.status_code == status
+        found = lines(engine.execution_options(schema_translate_map={None: tenant}))
+        assert found == ([tenant] if status == 201 else [])
+    with engine.connect() as connection:  # in one place
+        proofs = connection.execute(proof_table(MetaData()).select()).all()
+    assert len(proofs) == (2 if status == 201 else 0)
+    assert lines(engine) == []
+    engine.dispose()
+
+
+def test_sessions_that_want_different_options_of_one_connection_are_refused(engine: Engine) -> None:
+    sessions = scoped_session(sessionmaker(engine))
+
+    def view() -> Any:
+        sessions.add(Line(item="a"))
+        sessions.commit()
+        sessions.remove()
+        sessions(bind=engine.execution_options(tenant="another"))
+        sessions.add(Line(item="b"))
+        sessions.commit()
+        return "answer", 201
+
+    assert Counter(sessions).ask(view).status_code == 500
+    assert lines(engine) == []
+
+
 def test_what_was_loaded_before_the_view_can_be_changed_in_it(database_url: str) -> None:
     """The signed-in user, say."""
     shop = Shop(database_url, MemoryStore())
