@@ -67,6 +67,7 @@ def make_engine(url: str) -> Engine:
             if parsed.get_driver_name() == "psycopg":
                 # Through poolers in transaction mode, none is prepared and nothing is set; the watchdog takes the place
                 # of `statement_timeout`.
+                options["use_native_hstore"] = False  # asked for in a transaction: poolers in statement mode refuse it
                 options["connect_args"] |= {"prepare_threshold": None, "tcp_user_timeout": PATIENCE * 1000}
         elif backend in ("mysql", "mariadb"):
             options["connect_args"] = {"connect_timeout": PATIENCE, "read_timeout": PATIENCE, "write_timeout": PATIENCE}

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, before a PostgreSQL server."""
+"""PgBouncer, in transaction mode unless another is asked for, before a PostgreSQL server."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ listen_addr = 127.0.0.1
 listen_port = {listen}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {connections}
 max_client_conn = 200
 server_reset_query =
@@ -31,7 +31,7 @@ server_reset_query =
 
 
 @contextmanager
-def pgbouncer(server: str, *, connections: int) -> Iterator[URL]:
+def pgbouncer(server: str, *, connections: int, mode: str = "transaction") -> Iterator[URL]:
     """So many connections to `server`, which any number of clients share: the URL for them."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
@@ -40,7 +40,9 @@ def pgbouncer(server: str, *, connections: int) -> Iterator[URL]:
     folder = Path(tempfile.mkdtemp(prefix="bouncer-", dir="/tmp"))
     folder.chmod(0o755)
     settings = folder / "settings.ini"
-    settings.write_text(_SETTINGS.format(host=url.host, port=url.port, listen=listen, connections=connections))
+    settings.write_text(
+        _SETTINGS.format(host=url.host, port=url.port, listen=listen, connections=connections, mode=mode)
+    )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, *user, str(settings)], stdout=log, stderr=log)

@@ -71,11 +71,13 @@ def test_a_statement_has_the_same_name_on_every_session_and_no_other_has_it(stor
     assert names[0] == names[1]  # to the server, they are the same
 
 
-def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str) -> None:
-    with pgbouncer(postgresql_url, connections=1) as url:
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str, mode: str) -> None:
+    with pgbouncer(postgresql_url, connections=1, mode=mode) as url:
         store = SQLAlchemyStore(url.render_as_string(hide_password=False))
         for _ in range(5):
             serve(store)
+        assert store.purge(limit=1) == 0
         assert prepared(store) == set()
         with engine_of(store).connect() as connection:
             assert connection.execute(text("SHOW enable_seqscan")).scalar() == "on"
