@@ -272,13 +272,16 @@ class Hooks:
         attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return
+        torn_off = error is not None and not isinstance(error, Exception)
         if passage.committed:
             self.engine.complete(attempt, passage.committed_response)
-        elif error is None or isinstance(error, Exception) or attempt.policy.atomic:
-            self.engine.release(attempt)
-        else:
-            # Torn off, as by a worker's time-out: nobody knows how far it came, so the claim is left to lapse.
+        elif torn_off and not attempt.policy.atomic:
+            # As by a worker's time-out: nobody knows how far it came, so the claim is left to lapse.
             self.engine.abandon(attempt)
+            return
+        else:
+            self.engine.release(attempt)
+        self.request_keeping.forget(current_request(), attempt)
 
     def _replay(self, kept: StoredResponse) -> Response:
         return self._response(kept.status, replay_headers(kept), kept.body)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import MetaData, select
 
 from flask_idempotency.exactly_once.kept_requests import KeptRequest, request_table
-from tests.exactly_once.abandoning import LEASE, make, order
+from tests.exactly_once.abandoning import HEADERS, LEASE, make, order
 from tests.exactly_once.shop import Shop
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +101,14 @@ def test_an_answered_request_is_not_kept_whatever_the_answer(shop: Shop) -> None
     assert order(shop.app, fail=True).status_code == 500
     assert kept(shop) == []
     assert order(shop.app).status_code == 201
+    assert kept(shop) == []
+
+
+def test_an_exception_that_passes_by_everything_leaves_nothing_to_finish(shop: Shop) -> None:
+    shop.app.config["PROPAGATE_EXCEPTIONS"] = True
+    client = shop.app.test_client()
+    with pytest.raises(KeyError):
+        client.post("/orders", json={}, headers=HEADERS)  # no item
     assert kept(shop) == []
 
 
