@@ -272,16 +272,16 @@ class Hooks:
         attempt = passage.attempt
         if attempt is None or attempt.state is not State.RUNNING:
             return
+        # As by a worker's time-out. The client hears nothing, and the completer may finish it.
         torn_off = error is not None and not isinstance(error, Exception)
         if passage.committed:
             self.engine.complete(attempt, passage.committed_response)
         elif torn_off and not attempt.policy.atomic:
-            # As by a worker's time-out: nobody knows how far it came, so the claim is left to lapse.
-            self.engine.abandon(attempt)
-            return
+            self.engine.abandon(attempt)  # nobody knows how far it came, so the claim is left to lapse
         else:
             self.engine.release(attempt)
-        self.request_keeping.forget(current_request(), attempt)
+        if not torn_off:
+            self.request_keeping.forget(current_request(), attempt)
 
     def _replay(self, kept: StoredResponse) -> Response:
         return self._response(kept.status, replay_headers(kept), kept.body)

@@ -112,6 +112,20 @@ def test_an_exception_that_passes_by_everything_leaves_nothing_to_finish(shop: S
     assert kept(shop) == []
 
 
+def test_a_request_that_was_torn_off_stays_to_be_finished(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn_off() -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.db.session, "commit", torn_off)
+        with pytest.raises(SystemExit):
+            order(shop.app)
+    assert len(kept(shop)) == 1
+    time.sleep(LEASE * 1.5)
+    assert complete(shop) == (0, "1 completed, 0 in progress or refused, 0 failed")
+    assert shop.items() == ["book for ada"]
+
+
 def test_what_fails_again_stays_for_the_next_time_and_the_command_says_so(shop: Shop, place: tuple[str, str]) -> None:
     die_in_mid_handler(place)
     time.sleep(LEASE * 1.5)
