@@ -95,8 +95,8 @@ class Proofs:
                 with connection.begin_nested():
                     connection.execute(proof, execution_options=_OUR_SCHEMA)
             except IntegrityError:
-                if not self._drop_expired(connection, row_id):
-                    raise
+                self._drop_expired(connection, row_id)
+                # Whether it was dropped here or swept up meanwhile: only one that holds is in the way now.
                 connection.execute(proof, execution_options=_OUR_SCHEMA)
 
     def find(self, connection: Connection, record_id: bytes) -> Proof | None:
@@ -123,8 +123,8 @@ class Proofs:
         if ids:
             connection.execute(delete(table).where(table.c.record_id.in_(ids), table.c.expires_at <= clock.now()))
 
-    def _drop_expired(self, connection: Connection, row_id: bytes) -> bool:
-        """Delete this proof if its retention is over and only nobody has swept it up; whether it was so."""
+    def _drop_expired(self, connection: Connection, row_id: bytes) -> None:
+        """Delete this proof if its retention is over and only nobody has swept it up."""
         table = self.table
         over = (table.c.record_id == row_id) & (table.c.expires_at <= clock.now())
-        return connection.execute(delete(table).where(over), execution_options=_OUR_SCHEMA).rowcount > 0
+        connection.execute(delete(table).where(over), execution_options=_OUR_SCHEMA)

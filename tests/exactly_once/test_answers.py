@@ -213,6 +213,25 @@ def test_after_its_retention_a_key_is_new_though_nobody_swept_the_proof_up(datab
     assert (shop.items(), shop.proofs()) == (["book", "book"], 1)
 
 
+def test_an_expired_proof_that_is_swept_up_meanwhile_is_not_in_the_way(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(postgresql_url, MemoryStore(), retention=60)
+    client = serve(shop, ("answer", 201))
+    drop = Proofs._drop_expired
+
+    def drop_late(proofs: Proofs, connection: Any, row_id: bytes) -> Any:
+        with connection.engine.begin() as other:
+            proofs.sweep(other)
+        return drop(proofs, connection, row_id)
+
+    monkeypatch.setattr(Proofs, "_drop_expired", drop_late)
+    for moment in ("2026-11-24 12:00:00", "2026-11-24 12:02:00"):
+        with freeze_time(moment):
+            assert client.post("/orders", headers=KEY).status_code == 201
+    assert (shop.items(), shop.proofs()) == (["book", "book"], 1)
+
+
 def test_strangers_that_prove_at_the_same_time_do_not_meet(database_url: str) -> None:
     """MariaDB locks gaps: a look for a proof that is not there yet would make all of them deadlock."""
     if database_url.startswith("sqlite"):
