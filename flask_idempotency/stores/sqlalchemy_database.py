@@ -166,7 +166,12 @@ class Database:
 
     def _ask(self, act: Callable[[Connection], T]) -> T:
         with self._autocommit.connect() as connection, self._bound(connection):
-            return act(connection)
+            try:
+                return act(connection)
+            except DBAPIError as error:
+                if self._ours and getattr(error.orig, "sqlstate", "") is None:
+                    connection.invalidate()  # not the server said so: its answer may be on its way still
+                raise
 
     def _transact(self, act: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection:
