@@ -83,6 +83,10 @@ class AtomicRunner:
         again, or has as often as it may; the driver's error where the database is lost and did not commit; `DoneOrNot`
         where it cannot say, or the proof is unreadable.
         """
+        if self._sessions.registry.has():
+            # What earlier hooks left uncommitted is not the work of the view, and a transaction that has begun cannot
+            # become part of another. First: what follows takes a connection, and this may hold the pool's last.
+            self._sessions.commit()
         self._make_ready(attempt)
         if attempt.lapsed and (proof := self._find(attempt)) is not None:
             return DoneBefore(proof)

@@ -43,16 +43,12 @@ class OuterTransaction:
         self.commit_sent = False
 
     def begin(self) -> None:
-        """Open the transaction and let the request's sessions join it.
+        """Open the transaction and let the request's sessions, which are in none, join it.
 
-        What was left uncommitted in the request's session by earlier hooks is committed first: it is not the work of
-        the view, and a transaction that has begun cannot become part of another. Raises `RuntimeError` where the
-        engine has no transactions.
+        Raises `RuntimeError` where the engine has no transactions.
         """
         _follow(self._sessions)
         _guard(self._engine)
-        if self._sessions.registry.has():
-            self._sessions.commit()
         self.connection = self._engine.connect()
         try:
             self._turn_off_driver_transactions()

@@ -8,10 +8,12 @@ import pytest
 from flask import Blueprint, Flask, request
 from sqlalchemy import Engine, MetaData, String, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from flask_idempotency import Idempotency, Policy
 from flask_idempotency.exactly_once import proof_table
 from flask_idempotency.stores import MemoryStore
+from tests.exactly_once.dying import DyingStore
 from tests.exactly_once.shop import Shop
 
 KEY = {"Idempotency-Key": "order-1"}
@@ -315,6 +317,30 @@ def test_flask_sqlalchemy_removes_its_session_after_us_whatever_the_order_of_the
     assert shop.items() == ["a", "from a teardown"]
     with shop.app.app_context():
         assert shop.db.session() is not seen[0]
+
+
+def test_one_connection_is_enough_though_an_earlier_hook_has_used_it(database_url: str) -> None:
+    options = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": 0.1}
+    store = DyingStore()
+    shop = Shop(database_url, store, engine_options=options)
+
+    @shop.app.before_request
+    def look() -> None:
+        shop.db.session.query(shop.Order).count()
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        return "answer", 201
+
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = shop.app.test_client()
+    store.dead = True
+    assert client.post("/orders", headers=KEY).status_code == 201
+    store.die()
+    again = client.post("/orders", headers=KEY)  # which looks for the proof
+    assert (again.status_code, again.headers.get("Idempotent-Replayed")) == (201, "true")
+    assert shop.items() == ["book"]
 
 
 def test_an_after_request_hook_commits_for_itself(database_url: str) -> None:
