@@ -16,7 +16,7 @@ from ..engine.store import RecordUnreadable
 from .at_rest import AtRest
 from .joined import OuterTransaction, Sessions
 from .proofs import Proof, Proofs, proof_table
-from .tables import make_table
+from .tables import in_one_schema, make_table
 
 if TYPE_CHECKING:
     from ..stores.cipher import Cipher
@@ -65,6 +65,7 @@ class AtomicRunner:
     def __init__(self, sessions: Sessions, engine: Engine, proofs: Proofs) -> None:
         self._sessions = sessions
         self._engine = engine
+        self._own_engine = in_one_schema(engine)
         self._proofs = proofs
         self._ready = False
 
@@ -141,7 +142,7 @@ class AtomicRunner:
 
     def _find(self, attempt: Attempt) -> Proof | None:
         try:
-            with self._engine.connect() as connection:
+            with self._own_engine.connect() as connection:
                 return self._proofs.find(connection, attempt.claim.record_id)
         except RecordUnreadable as error:
             raise DoneOrNot(str(error)) from error
@@ -150,7 +151,7 @@ class AtomicRunner:
 
     def _sweep(self) -> None:
         try:
-            with self._engine.begin() as connection:
+            with self._own_engine.begin() as connection:
                 self._proofs.sweep(connection)
         except DBAPIError:
             logger.debug("Proofs could not be swept; the next request tries again.")
@@ -160,7 +161,7 @@ class AtomicRunner:
         if self._ready:
             return
         try:
-            make_table(self._proofs.table, self._engine)
+            make_table(self._proofs.table, self._own_engine)
         except DBAPIError as error:
             if attempt.lapsed:  # its holder may have committed, and that could not be looked for
                 raise DoneOrNot(_say(error)) from error

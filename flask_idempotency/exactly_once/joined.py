@@ -116,9 +116,10 @@ class OuterTransaction:
         # Ours, maybe with options of the request's own, such as the schema of a tenant.
         options = chosen.get_execution_options()
         if self._options is None:
-            ours = self._engine.get_execution_options()
+            ours = self.connection.get_execution_options()
+            wanted = {"schema_translate_map": None} | options  # ours may be of another request's tenant
             self.connection.execution_options(
-                **{name: value for name, value in options.items() if name not in ours or ours[name] != value}
+                **{name: value for name, value in wanted.items() if name not in ours or ours[name] != value}
             )
             self._options = options
         elif options != self._options:

@@ -15,7 +15,7 @@ from ..engine import clock
 from ..engine.records import RecordKey
 from ..engine.store import RecordUnreadable
 from .at_rest import AtRest
-from .tables import bytes_type, digest_type, discreet, make_table
+from .tables import bytes_type, digest_type, discreet, in_one_schema, make_table
 
 TABLE_NAME = "idempotency_requests"
 
@@ -80,10 +80,10 @@ class KeptRequests:
     """Keeps requests in one database, each in a transaction of its own."""
 
     def __init__(self, engine: Engine, table: Table, at_rest: AtRest) -> None:
-        self._engine = engine
+        self._engine = in_one_schema(engine)
         self._table = table
         self._at_rest = at_rest
-        make_table(table, engine)
+        make_table(table, self._engine)
 
     def keep(self, request: KeptRequest, record_id: bytes, *, due_in: float, expires_in: float) -> None:
         """Keep a request, in the place of one that an attempt that died has left. Times in seconds."""

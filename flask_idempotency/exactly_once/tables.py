@@ -19,6 +19,11 @@ def bytes_type() -> TypeEngine[bytes]:
     return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
+def in_one_schema(engine: Engine) -> Engine:
+    """The engine for our tables: they stand in one place, though the engine may have the schema of a tenant."""
+    return engine.execution_options(schema_translate_map=None)
+
+
 def make_table(table: Table, engine: Engine) -> None:
     """Make the table where it is missing, since the application's migrations have not."""
     try:

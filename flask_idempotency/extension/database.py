@@ -40,8 +40,7 @@ def database_of(app: Flask, sessions: Any) -> Database:
             engine = None
         if not isinstance(engine, Engine):
             raise NoDatabase("Idempotency(session=…) needs sessions that are bound to an Engine.")
-        # The schema of this request's tenant is not that of the next.
-        return Database(sessions, engine.execution_options(schema_translate_map=None), MetaData(), cipher)
+        return Database(sessions, engine, MetaData(), cipher)
     db = app.extensions.get("sqlalchemy")
     if db is None:
         raise NoDatabase(
