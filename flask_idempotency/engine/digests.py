@@ -14,6 +14,4 @@ def start_digest(data: bytes) -> blake2b:
 
 def digest(data: bytes) -> bytes:
     """The digest of `data`."""
-    digester = _EMPTY.copy()
-    digester.update(data)
-    return digester.digest()
+    return start_digest(data).digest()

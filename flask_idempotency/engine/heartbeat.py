@@ -1,13 +1,13 @@
 """Keeps the claims of living handlers from lapsing, however long the handlers take."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from .forks import call_in_child
 from .process_lock import ProcessLock
 from .records import Claim
 from .store import Store, StoreUnavailable
@@ -51,8 +51,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._starting = ProcessLock()
         self._forget_everything()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget_everything)
+        call_in_child(self._forget_everything)
 
     def _forget_everything(self) -> None:
         self._beats: dict[bytes, _Beat] = {}

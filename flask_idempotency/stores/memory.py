@@ -3,11 +3,11 @@
 import heapq
 import os
 import threading
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..engine import clock
+from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 
 #: Bytes of a token.
@@ -32,14 +32,7 @@ class MemoryStore:
         self._records: dict[bytes, _Record] = {}
         self._expiries: list[tuple[float, bytes]] = []
         self._begin_process()
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-
-            def begin_process() -> None:
-                if store := me():
-                    store._begin_process()
-
-            os.register_at_fork(after_in_child=begin_process)
+        call_in_child(self._begin_process)
 
     def _begin_process(self) -> None:
         # A child must not inherit a lock that some thread of its parent held, nor give the tokens of its parent.

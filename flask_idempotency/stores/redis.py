@@ -1,13 +1,12 @@
 """Records on a Redis or Valkey server: every process of many machines."""
 
 import math
-import os
 import secrets
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from ..engine import clock
+from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import StoreUnavailable, kept_response
 
@@ -99,15 +98,7 @@ class RedisStore:
         self._min_replicas = min_replicas
         self._replica_timeout = replica_timeout
         self._unheard: dict[bytes, Claim] = {}
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-
-            def forget_the_parents() -> None:
-                # Under one of them, only one process may run.
-                if store := me():
-                    store._unheard = {}
-
-            os.register_at_fork(after_in_child=forget_the_parents)
+        call_in_child(self._forget_the_parents)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._server.where}>"
@@ -178,6 +169,9 @@ class RedisStore:
     def close(self) -> None:
         """See `Store.close`. A client that was handed in stays open: it is its owner's."""
         self._server.close()
+
+    def _forget_the_parents(self) -> None:
+        self._unheard = {}  # under one of them, only one process may run
 
     def _remember_unheard(self, claim: Claim) -> None:
         """Remember a claim that may stand though its reply never came, with nobody to run under it.

@@ -1,14 +1,13 @@
 """Records in a SQL database: PostgreSQL, MariaDB, MySQL or SQLite, through SQLAlchemy."""
 
-import os
 import secrets
 import time
-import weakref
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Self
 
 from ..engine import clock
+from ..engine.forks import call_in_child
 from ..engine.process_lock import ProcessLock
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import StoreUnavailable, kept_response
@@ -109,14 +108,7 @@ class SQLAlchemyStore:
         self._unsynced = UnsyncedClaims()
         self._opening = ProcessLock()
         self._ready_to_ask: tuple[Database, Statements] | None = None
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-
-            def leave_to_parent() -> None:
-                if store := me():
-                    store._leave_to_parent()
-
-            os.register_at_fork(after_in_child=leave_to_parent)
+        call_in_child(self._leave_to_parent)
 
     @classmethod
     def from_url(cls, url: str) -> Self:

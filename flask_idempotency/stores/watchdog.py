@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..engine.forks import call_in_child
 from ..engine.process_lock import ProcessLock
 
 #: Seconds between two looks at who waits.
@@ -25,8 +26,7 @@ class Watchdog:
         # what was put in, the thread or who waited, has the socket.
         self._waiting: dict[object, tuple[float, Callable[[], int]]] = {}
         self._thread: threading.Thread | None = None
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin_afresh)
+        call_in_child(self._begin_afresh)
 
     def bound(self, descriptor: Callable[[], int], seconds: float) -> "_Bound":
         """A context in which what happens on the socket takes so many seconds at most.
