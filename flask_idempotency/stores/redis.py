@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from ..engine import clock
-from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
 from ..engine.store import StoreUnavailable, kept_response
 
@@ -18,9 +17,7 @@ except ImportError as error:
 from .redis_scripts import CLAIM, COMPLETE, RELEASE, RENEW
 from .redis_server import Call, RedisServer, Reply
 from .redis_url import Client, read_url
-
-#: How many claims whose replies never came are remembered. Those beyond lapse by themselves.
-_UNHEARD_KEPT = 1000
+from .unheard import UnheardClaims
 
 
 class RedisStore:
@@ -97,8 +94,7 @@ class RedisStore:
         self._prefix = prefix.encode()
         self._min_replicas = min_replicas
         self._replica_timeout = replica_timeout
-        self._unheard: dict[bytes, Claim] = {}
-        call_in_child(self._forget_the_parents)
+        self._unheard = UnheardClaims()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._server.where}>"
@@ -108,7 +104,7 @@ class RedisStore:
     ) -> Claimed | InProgress | Completed:
         """See `Store.claim`."""
         # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
-        claim = self._unheard.pop(record.id, None) or Claim(record.id, secrets.token_bytes(16))
+        claim = self._unheard.take(record.id) or Claim(record.id, secrets.token_bytes(16))
         arguments = (fingerprint, claim.token, _milliseconds(lease), _milliseconds(retention), int(take_over))
         # Where it may not be taken over, the claim alone tells later that the outcome is unknown: it must survive.
         replicas = 0 if take_over else self._min_replicas
@@ -118,7 +114,7 @@ class RedisStore:
             if outcome == b"claimed":
                 self._see_it_safe(reply, replicas)
         except StoreUnavailable:
-            self._remember_unheard(claim)
+            self._unheard.remember(claim)
             raise
         match outcome, told:
             case b"claimed", [number]:
@@ -151,15 +147,14 @@ class RedisStore:
         duration = _milliseconds(lease)
         calls = [Call(RENEW, self._key(claim), (claim.token, duration)) for claim in claims]
         # Nobody runs under these: given back, they do not keep their keys until their lease ends.
-        # Taken out first: whoever claims in this moment must not run under a claim that is given back.
-        unheard, self._unheard = self._unheard, {}
-        calls += [self._release(claim) for claim in unheard.values()]
+        unheard = list(iter(self._unheard.take_any, None))
+        calls += [self._release(claim) for claim in unheard]
         try:
             if calls:
                 self._server.run_all(calls)
         except StoreUnavailable:
-            for claim in unheard.values():
-                self._remember_unheard(claim)
+            for claim in unheard:
+                self._unheard.remember(claim)
             raise
 
     def purge(self, *, limit: int) -> int:
@@ -169,18 +164,6 @@ class RedisStore:
     def close(self) -> None:
         """See `Store.close`. A client that was handed in stays open: it is its owner's."""
         self._server.close()
-
-    def _forget_the_parents(self) -> None:
-        self._unheard = {}  # under one of them, only one process may run
-
-    def _remember_unheard(self, claim: Claim) -> None:
-        """Remember a claim that may stand though its reply never came, with nobody to run under it.
-
-        With `on_lapse="refuse"` more than a lease is at stake: once lapsed, it would call a person to look into an
-        outcome, though nothing ever ran.
-        """
-        if len(self._unheard) < _UNHEARD_KEPT:
-            self._unheard[claim.record_id] = claim
 
     def _see_it_safe(self, reply: Reply, replicas: int) -> None:
         if reply.reached < replicas:

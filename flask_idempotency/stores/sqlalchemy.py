@@ -35,11 +35,9 @@ except ImportError as error:
 from .sqlalchemy_database import PATIENCE, Answer, Database, make_engine
 from .sqlalchemy_dialects import Statements, statements_for
 from .sqlalchemy_unsynced import UnsyncedClaims
+from .unheard import UnheardClaims
 
 TABLE_NAME = "idempotency_records"
-
-#: How many claims whose replies never came are remembered. Those beyond lapse by themselves.
-_UNHEARD_KEPT = 1000
 
 #: How many claims are renewed by one statement: SQLite takes no more than 999 parameters in old versions.
 _AT_ONCE = 400
@@ -104,7 +102,7 @@ class SQLAlchemyStore:
         self._engine = self._made or (database if isinstance(database, Engine) else None)
         if self._engine is not None:
             statements_for(self._engine.dialect.name, TABLE_NAME, returning=True)  # refuses what it does not know
-        self._unheard: dict[bytes, Claim] = {}
+        self._unheard = UnheardClaims()
         self._unsynced = UnsyncedClaims()
         self._opening = ProcessLock()
         self._ready_to_ask: tuple[Database, Statements] | None = None
@@ -127,7 +125,7 @@ class SQLAlchemyStore:
         """See `Store.claim`."""
         database, statements = self._ready()
         # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
-        claim = self._unheard.pop(record.id, None) or Claim(record.id, secrets.token_bytes(16))
+        claim = self._unheard.take(record.id) or Claim(record.id, secrets.token_bytes(16))
         unsynced = statements.claim_unsynced if take_over else None
         asked = time.monotonic()
         values = {
@@ -159,7 +157,7 @@ class SQLAlchemyStore:
             # What is written cannot be read: a trigger undoes it, or a proxy asks a replica that is behind.
             raise StoreUnavailable("the database shows no record and takes none")
         except BaseException:  # gevent's time-outs and signals interrupt it, too
-            self._remember_unheard(claim)
+            self._unheard.remember(claim)
             raise
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
@@ -237,31 +235,15 @@ class SQLAlchemyStore:
 
     def _give_back_unheard(self) -> None:
         """Nobody runs under these: given back, they do not keep their keys until their lease ends."""
-        while self._unheard:
-            try:
-                # Taken out first: whoever claims in this moment must not run under a claim that is given back.
-                _, claim = self._unheard.popitem()
-            except KeyError:
-                return  # another thread took the last one
+        while (claim := self._unheard.take_any()) is not None:
             try:
                 self.release(claim)
             except StoreUnavailable:
-                self._remember_unheard(claim)
+                self._unheard.remember(claim)
                 raise
 
-    def _remember_unheard(self, claim: Claim) -> None:
-        """Remember a claim that may stand though its reply never came, with nobody to run under it.
-
-        With `on_lapse="refuse"` more than a lease is at stake: once lapsed, it would call a person to look into an
-        outcome, though nothing ever ran.
-        """
-        if len(self._unheard) < _UNHEARD_KEPT:
-            self._unheard[claim.record_id] = claim
-
     def _leave_to_parent(self) -> None:
-        # The connections are the parent's: the child forgets them, and must not say goodbye on them. So are the claims
-        # that nobody heard of: under one of them, only one process may run.
-        self._unheard = {}
+        # The connections are the parent's: the child forgets them, and must not say goodbye on them.
         self._unsynced = UnsyncedClaims()
         self._ready_to_ask = None
         if self._engine is not None:

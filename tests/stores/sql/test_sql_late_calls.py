@@ -63,7 +63,7 @@ def claim(store: SQLAlchemyStore, record: RecordKey, fingerprint: bytes = FINGER
 
 def send_again(store: SQLAlchemyStore, sent: Claim, fingerprint: bytes = FINGERPRINT, **options: Any) -> Any:
     """What the claim is told whose token was sent before."""
-    store._unheard[sent.record_id] = sent
+    store._unheard.remember(sent)
     return claim(store, RecordKey(sent.record_id), fingerprint, **options)
 
 
@@ -102,7 +102,7 @@ class TestAClaimThatNobodyHeardOf:
 
     def unheard(self, store: SQLAlchemyStore, fingerprint: bytes = FINGERPRINT) -> RecordKey:
         made = claim(store, new_record(), fingerprint, take_over=False)
-        store._remember_unheard(made.claim)
+        store._unheard.remember(made.claim)
         return RecordKey(made.claim.record_id)
 
     def test_is_this_processes_own_when_the_client_asks_again(self, store: SQLAlchemyStore) -> None:
