@@ -1,7 +1,7 @@
-"""What a store keeps for one (principal, key), and the answers it gives about it."""
+"""What a store keeps for one (namespace, principal, key), and the answers it gives about it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from .digests import digest
@@ -12,14 +12,21 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class RecordKey:
-    """Names one operation of one principal. A digest: neither the key nor the principal can be read from it."""
+    """Names one operation of one principal of one application.
+
+    `id` alone decides, and neither the key nor the principal can be read from it. The rest is for whoever operates the
+    store: the key as it was sent, and what it was first sent to.
+    """
 
     id: bytes
+    key: str = field(default="", repr=False)  # a repr ends up in logs
+    method: str = ""
+    path: str = ""
 
     @classmethod
-    def of(cls, principal: bytes, key: str) -> Self:
-        """The identity of `key` as sent on behalf of `principal`, which is itself a digest of fixed length."""
-        return cls(digest(principal + key.encode()))
+    def of(cls, principal: bytes, key: str, *, namespace: bytes = b"", method: str = "", path: str = "") -> Self:
+        """The identity of `key`, sent on behalf of `principal`; this and `namespace` are digests of fixed length."""
+        return cls(digest(namespace + principal + key.encode()), key, method, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,8 @@ class Claim:
     The token is random, not a counter: a counter could come back after the record was purged.
     """
 
-    record_id: bytes
+    record: RecordKey
+    fingerprint: bytes
     token: bytes
 
 
@@ -61,27 +69,31 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The request may run.
-
-    `lapsed`: an earlier holder vanished. `number`: 1 for the first attempt since the key was free.
-    """
+    """The request may run. `number`: 1 for the first attempt. `lapsed`: an earlier holder vanished."""
 
     claim: Claim
-    lapsed: bool
     number: int
+    lapsed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """Somebody else holds the claim until `lease_ends` (epoch seconds of this host's clock).
+    """Somebody else holds the claim, made at `started`, until `lease_ends`: epoch seconds of this host's clock."""
 
-    `lapsed`: that lease is over, but the record may not be taken over: the fingerprint is another's, or the
-    policy refuses.
+    fingerprint: bytes
+    started: float
+    lease_ends: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """The holder vanished, and its claim was not taken over: `take_over` forbids it, or the fingerprint is another.
+
+    The same is said of a record that was abandoned, and, to another fingerprint, of one that was released after a step
+    was kept.
     """
 
     fingerprint: bytes
-    lease_ends: float
-    lapsed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +102,7 @@ class Completed:
 
     fingerprint: bytes
     response: StoredResponse | None
+
+
+#: What a store answers to a claim.
+Standing = Claimed | InProgress | Lapsed | Completed
