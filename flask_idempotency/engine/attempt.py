@@ -1,5 +1,6 @@
 """One run of a handler under a key."""
 
+import time
 from enum import Enum
 
 from .policy import Policy
@@ -11,37 +12,56 @@ class State(Enum):
     """Where an attempt stands."""
 
     RUNNING = "running"
-    STREAMING = "streaming"  # a tombstone stands, the response is on its way to the client
+    ANSWERING = "answering"  # the handler has returned, and its response is being streamed
     DONE = "done"
 
 
 class Attempt:
     """The attempt that a handler is in: the `key`, its `number` (1 for the first), and whether a holder `lapsed`."""
 
-    __slots__ = ("claim", "fingerprint", "key", "lapsed", "number", "policy", "principal", "refused", "state", "store")
+    __slots__ = (
+        "claim",
+        "lapsed",
+        "number",
+        "policy",
+        "principal",
+        "refused",
+        "renewed_at",
+        "request_fingerprint",
+        "started_at",
+        "state",
+        "steps",
+        "store",
+    )
 
     def __init__(
         self,
         store: Store,
-        key: str,
         claim: Claim,
-        principal: bytes,
-        fingerprint: bytes,
         policy: Policy,
         *,
+        principal: bytes,
+        request_fingerprint: bytes,
         number: int,
         lapsed: bool,
     ) -> None:
         self.store = store
-        self.key = key
-        self.principal = principal
-        self.fingerprint = fingerprint
-        self.number = number
-        self.lapsed = lapsed
         self.claim = claim
         self.policy = policy
+        self.principal = principal
+        #: The request's part of the fingerprint: without what the session adds, which may be another in a rerun.
+        self.request_fingerprint = request_fingerprint
+        self.number = number
+        self.lapsed = lapsed
         self.state = State.RUNNING
         self.refused = False  # a step could not run: whatever is answered, it is not the operation's answer
+        self.steps: dict[str, bytes | None] | None = None  # what earlier attempts kept, once a step has asked
+        self.started_at = self.renewed_at = time.monotonic()
+
+    @property
+    def key(self) -> str:
+        """The idempotency key."""
+        return self.claim.record.key
 
     def __repr__(self) -> str:
         # The key stays out: a repr ends up in logs.

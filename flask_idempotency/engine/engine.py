@@ -4,15 +4,16 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
+from enum import Enum, StrEnum
 
 from . import clock
 from .attempt import Attempt, State
+from .digests import digest, start_digest
 from .events import Event, Observer, Outcome
 from .heartbeat import heartbeat
+from .outages import outage_of
 from .policy import Policy
-from .records import Claimed, Completed, InProgress, RecordKey, StoredResponse
+from .records import Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from .store import RecordUnreadable, Store, StoreUnavailable
 from .waiting import FIRST_LOOK, LONGEST_LOOK, WaitingRoom
 
@@ -22,11 +23,14 @@ logger = logging.getLogger("flask_idempotency")
 #: request pays for more.
 _SWEEP_EVERY = 16
 
-#: Seconds after which a client may ask again after a request in progress.
-_SOON = 5
-
 #: Seconds after which a client may try again when the store could not be reached.
 _STORE_RETRY_AFTER = 5
+
+#: For each so many seconds that a handler has run, a client is asked to wait one more before it asks again.
+_PATIENCE = 10
+
+#: Of a lease, what is left at least while its holder renews it: a third passes between renewals, and some is for delay.
+_LEFT_WHILE_ALIVE = 0.6
 
 
 class Refusal(StrEnum):
@@ -43,44 +47,62 @@ _TOLD_AS = {refusal: Outcome(refusal.value) for refusal in Refusal}
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """The handler runs, under this attempt; unprotected where it is None (the store failed and the policy says run)."""
-
-    attempt: Attempt | None
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The answer is this one, from the record."""
-
-    response: StoredResponse
-
-
-@dataclass(frozen=True, slots=True)
 class Refuse:
     """The answer is a refusal; `retry_after` (whole seconds) where asking again may help."""
 
     refusal: Refusal
+    record_id: bytes
     retry_after: int | None = None
 
 
-class Engine:
-    """The decisions of one application over one store."""
+class Unprotected(Enum):
+    """The store could not be reached, and the policy says that the request runs nevertheless."""
 
-    def __init__(self, store: Store, *, observers: Iterable[Observer] = ()) -> None:
+    RUN = "run"
+
+
+class End(Enum):
+    """What became of the end of an attempt."""
+
+    WRITTEN = "written"
+    FENCED = "fenced"  # another attempt stands in its place, and that one's answer counts
+    DEFERRED = "deferred"  # the store cannot be reached: it is written as soon as it can, while this process lives
+
+
+class Engine:
+    """The decisions of one application over one store. `namespace` names the application."""
+
+    def __init__(self, store: Store, *, namespace: str = "", observers: Iterable[Observer] = ()) -> None:
         self.store = store
+        self.namespace = digest(namespace.encode("utf-8", "surrogatepass"))
+        self._named = start_digest(self.namespace)
         self._observers = [(observer, getattr(observer, "hears", None)) for observer in observers]
+        self._outage = outage_of(store)
         self._waiting = WaitingRoom()
         self._claims_since_sweep = 0
 
     def begin(
-        self, *, key: str, principal: bytes, fingerprint: bytes, policy: Policy, may_wait: bool = False
-    ) -> Run | Replay | Refuse:
+        self,
+        *,
+        key: str,
+        principal: bytes,
+        fingerprint: bytes,
+        request_fingerprint: bytes,
+        policy: Policy,
+        method: str = "",
+        path: str = "",
+        may_wait: bool = False,
+    ) -> Attempt | StoredResponse | Refuse | Unprotected:
         """Claim the operation that `principal` (a digest) named `key`, or say what stands there already.
 
-        `may_wait`: whether the calling thread can be spared for as long as the policy lets a repeat wait.
+        An `Attempt`: the handler runs, under it. A `StoredResponse`: the answer is this one, from the record.
+        `request_fingerprint` is the fingerprint without what a session adds to it. `may_wait`: whether the calling
+        thread can be spared for as long as the policy lets a repeat wait.
         """
-        record = RecordKey.of(principal, key)
+        # As `RecordKey.of` has it.
+        identity = self._named.copy()
+        identity.update(principal + key.encode())
+        record = RecordKey(identity.digest(), key, method, path)
         if heartbeat.owes:
             try:
                 heartbeat.settle(record.id)
@@ -93,52 +115,76 @@ class Engine:
                 standing = self._wait(standing, record, fingerprint, policy)
         except StoreUnavailable as error:
             return self._without_store(record, policy, error)
+        if isinstance(standing, Claimed):
+            attempt = Attempt(
+                self.store,
+                standing.claim,
+                policy,
+                principal=principal,
+                request_fingerprint=request_fingerprint,
+                number=standing.number,
+                lapsed=standing.lapsed,
+            )
+            self._start(attempt)
+            return attempt
+        if standing.fingerprint != fingerprint:
+            return self._refuse(Refusal.REUSED, record)
         match standing:
-            case Claimed():
-                return Run(self._start(standing, key, principal, fingerprint, policy))
-            case InProgress(other) | Completed(other) if other != fingerprint:
-                return self._refuse(Refusal.REUSED, record)
-            case InProgress(lapsed=True):
-                return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
-            case InProgress(lease_ends=lease_ends):
-                return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_retry_after(lease_ends, policy.lease))
             case Completed(response=StoredResponse() as response):
                 self.tell(Outcome.REPLAYED, record.id)
-                return Replay(response)
+                return response
             case Completed():
                 return self._refuse(Refusal.NOT_KEPT, record)
+            case InProgress():
+                return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_retry_after(standing, policy.lease))
+            case Lapsed():
+                if _may_take_over(policy) and self._outage.seen and self._outage.holds_back():
+                    wait = max(1, math.ceil(self._outage.calm_for()))
+                    return self._refuse(Refusal.IN_PROGRESS, record, retry_after=wait)
+                return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
 
-    def complete(self, attempt: Attempt, response: StoredResponse | None) -> bool:
-        """Keep the answer; False where the claim was fenced: the winner's answer counts, not this one.
+    def answering(self, attempt: Attempt) -> End:
+        """Say, before the first byte of a streamed response, that the handler has returned: it never runs again.
 
-        None leaves a tombstone. Where the store cannot be reached, the answer is kept as soon as it can, for as long
-        as this process lives and renews its claim.
+        `complete` follows once the response has ended, or `release` where it is not kept.
         """
+        end = self._finish(attempt, lambda: self.store.answering(attempt.claim, lease=attempt.policy.lease))
+        if end is not End.FENCED:
+            attempt.state = State.ANSWERING
+            if end is End.WRITTEN:
+                heartbeat.watch(attempt)
+        return end
+
+    def complete(self, attempt: Attempt, response: StoredResponse | None) -> End:
+        """Keep the answer; None leaves a tombstone."""
         attempt.state = State.DONE
-        outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
-        keep = partial(self.store.complete, attempt.claim, response, retention=attempt.policy.retention)
-        return self._finish(attempt, keep, outcome)
+        claim, retention = attempt.claim, attempt.policy.retention
+        return self._finish(
+            attempt,
+            lambda: self.store.complete(claim, response, retention=retention),
+            Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED,
+        )
 
-    def begin_streaming(self, attempt: Attempt) -> bool:
-        """Leave a tombstone before the first byte of a streamed response; False where the claim was fenced.
-
-        `complete` follows once the response ended whole; else the tombstone stays.
-        """
-        leave = partial(self.store.complete, attempt.claim, None, retention=attempt.policy.retention)
-        kept = self._finish(attempt, leave)
-        attempt.state = State.STREAMING if kept else State.DONE
-        return kept
-
-    def release(self, attempt: Attempt) -> bool:
-        """Give the key back, so that a retry runs afresh; False where the claim was fenced."""
+    def release(self, attempt: Attempt) -> End:
+        """Give the key back, so that a retry runs afresh."""
         attempt.state = State.DONE
-        return self._finish(attempt, partial(self.store.release, attempt.claim), Outcome.RELEASED)
+        claim, retention = attempt.claim, attempt.policy.retention
+        return self._finish(attempt, lambda: self.store.release(claim, retention=retention), Outcome.RELEASED)
 
-    def abandon(self, attempt: Attempt) -> None:
-        """Leave the claim to lapse: the handler was torn off, and nobody knows how far it came."""
+    def abandon(self, attempt: Attempt) -> End:
+        """Leave the outcome unknown, until a person resolves it: the handler failed, and the policy refuses doubt."""
+        attempt.state = State.DONE
+        return self._finish(attempt, lambda: self.store.abandon(attempt.claim), Outcome.ABANDONED)
+
+    def let_lapse(self, attempt: Attempt) -> None:
+        """Renew the claim no longer: the handler was torn off, and nobody knows how far it came."""
         heartbeat.forget(attempt.claim)
         attempt.state = State.DONE
-        self.tell(Outcome.ABANDONED, attempt.claim.record_id)
+        self.tell(Outcome.LEFT_TO_LAPSE, attempt.claim.record.id, attempt.number)
+
+    def fail(self, attempt: Attempt) -> End:
+        """End an attempt whose handler failed, as the policy says."""
+        return self.abandon(attempt) if attempt.policy.on_error == "refuse" else self.release(attempt)
 
     def tell(self, outcome: Outcome, record_id: bytes | None = None, number: int | None = None) -> None:
         """Let the observers hear of it."""
@@ -153,13 +199,13 @@ class Engine:
         """Close the store."""
         self.store.close()
 
-    def _start(self, claimed: Claimed, key: str, principal: bytes, fingerprint: bytes, policy: Policy) -> Attempt:
+    def _start(self, attempt: Attempt) -> None:
         """Begin the attempt. Where that fails, the claim is given back: nobody would run under it."""
-        claim, lapsed, number = claimed.claim, claimed.lapsed, claimed.number
-        attempt = Attempt(self.store, key, claim, principal, fingerprint, policy, number=number, lapsed=lapsed)
         try:
-            heartbeat.watch(self.store, claim, policy.lease)
-            self.tell(Outcome.TAKEN_OVER if lapsed else Outcome.CLAIMED, claim.record_id, number)
+            heartbeat.watch(attempt)
+            self.tell(
+                Outcome.TAKEN_OVER if attempt.lapsed else Outcome.CLAIMED, attempt.claim.record.id, attempt.number
+            )
             # Threads may race on this count; a sweep more or less does no harm.
             self._claims_since_sweep += 1
             if self._claims_since_sweep >= _SWEEP_EVERY:
@@ -167,27 +213,39 @@ class Engine:
         except BaseException:
             self.release(attempt)
             raise
-        return attempt
 
-    def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Claimed | InProgress | Completed:
-        return self.store.claim(
-            record,
-            fingerprint,
-            lease=policy.lease,
-            retention=policy.retention,
-            # An atomic attempt that died left nothing behind, or its proof: there is no unknown outcome to refuse.
-            take_over=policy.atomic or policy.on_lapse == "rerun",
-        )
+    def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Standing:
+        take_over = _may_take_over(policy)
+        durable = policy.durable_claims or not take_over
+        outage = self._outage
+        if outage.seen and outage.holds_back():
+            take_over = False
+        try:
+            standing = self.store.claim(
+                record,
+                fingerprint,
+                lease=policy.lease,
+                retention=policy.retention,
+                take_over=take_over,
+                durable=durable,
+            )
+        except StoreUnavailable as error:
+            if not isinstance(error, RecordUnreadable):
+                outage.failed()
+            raise
+        if outage.seen:
+            outage.answered(policy.lease)
+        return standing
 
-    def _wait(
-        self, standing: InProgress, record: RecordKey, fingerprint: bytes, policy: Policy
-    ) -> Claimed | InProgress | Completed:
+    def _wait(self, standing: InProgress, record: RecordKey, fingerprint: bytes, policy: Policy) -> Standing:
         """Look again until the first is done, the time is up, or no seat is free."""
-        outcome: Claimed | InProgress | Completed = standing
+        outcome: Standing = standing
         # The time slept is summed, not read from a clock that a test may have stopped.
         left, look = policy.wait, FIRST_LOOK
-        with self._waiting.seat(record.id) as bell:
-            while bell is not None and left > 0 and _worth_waiting(outcome, fingerprint):
+        with self._waiting.seat(record.id, seats=policy.max_waiters) as bell:
+            while (
+                bell is not None and left > 0 and isinstance(outcome, InProgress) and outcome.fingerprint == fingerprint
+            ):
                 look = min(look, left)
                 bell.wait(look)
                 bell.clear()
@@ -196,8 +254,8 @@ class Engine:
                 outcome = self._claim(record, fingerprint, policy)
         return outcome
 
-    def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> bool:
-        """Write the end of an attempt, now or, where the store cannot be reached, later; False means fenced.
+    def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> End:
+        """Write the end of an attempt, now or, where the store cannot be reached, later.
 
         `outcome` is what it is told as, once it is written.
         """
@@ -205,36 +263,47 @@ class Engine:
         try:
             held = write()
         except StoreUnavailable as error:
-            logger.warning("The end of a request could not be written, it is tried again: %s", error)
-            late = Outcome.COMPLETED_LATE if outcome is not Outcome.RELEASED else outcome
-            heartbeat.finish_later(
-                self.store, claim, attempt.policy.lease, lambda: self._finish_late(attempt, write, late)
-            )
-            self.tell(Outcome.DEFERRED, claim.record_id, attempt.number)
-            return True
+            return self._defer(attempt, write, outcome, error)
         heartbeat.forget(claim)
-        self._waiting.ring(claim.record_id)
+        self._waiting.ring(claim.record.id)
         if not held:
-            self.tell(Outcome.FENCED, claim.record_id, attempt.number)
-        elif outcome is not None:
-            self.tell(outcome, claim.record_id)
-        return held
+            attempt.state = State.DONE
+            self.tell(Outcome.FENCED, claim.record.id, attempt.number)
+            return End.FENCED
+        if outcome is not None:
+            self.tell(outcome, claim.record.id, attempt.number)
+        return End.WRITTEN
 
-    def _finish_late(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome) -> None:
-        held = write()
-        self._waiting.ring(attempt.claim.record_id)
-        self.tell(outcome if held else Outcome.FENCED, attempt.claim.record_id, attempt.number)
+    def _defer(
+        self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None, error: StoreUnavailable
+    ) -> End:
+        logger.warning("The end of a request could not be written, it is tried again: %s", error)
+        self._outage.failed()
+        record_id = attempt.claim.record.id
+        completion = outcome in (Outcome.COMPLETED, Outcome.RESPONSE_DROPPED)
 
-    def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Run | Refuse:
+        def finish() -> None:
+            held = write()
+            self._waiting.ring(record_id)
+            if not held:
+                self.tell(Outcome.FENCED, record_id, attempt.number)
+            elif outcome is not None:
+                self.tell(Outcome.COMPLETED_LATE if completion else outcome, record_id, attempt.number)
+
+        heartbeat.finish_later(attempt, finish)
+        self.tell(Outcome.DEFERRED, record_id, attempt.number)
+        return End.DEFERRED
+
+    def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Unprotected | Refuse:
         logger.warning("The store could not be asked: %s", error)
         if policy.on_store_error == "run" and not isinstance(error, RecordUnreadable):
             self.tell(Outcome.UNPROTECTED, record.id)
-            return Run(None)
+            return Unprotected.RUN
         return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
 
     def _refuse(self, refusal: Refusal, record: RecordKey, retry_after: int | None = None) -> Refuse:
         self.tell(_TOLD_AS[refusal], record.id)
-        return Refuse(refusal, retry_after)
+        return Refuse(refusal, record.id, retry_after)
 
     def _sweep(self) -> None:
         self._claims_since_sweep = 0
@@ -246,16 +315,18 @@ class Engine:
             logger.exception("Expired records could not be swept.")
 
 
-def _retry_after(lease_ends: float, lease: float) -> int:
-    """Whole seconds after which asking again is worth it, of a holder that may be alive or dead.
+def _may_take_over(policy: Policy) -> bool:
+    # An atomic attempt that died left nothing behind, or its proof: there is no unknown outcome to refuse.
+    return policy.atomic or policy.on_lapse == "rerun"
 
-    Soon, for one that may be done any moment; later, the longer it gave no sign of life; never past the end of its
-    lease, when a dead one's claim is free.
+
+def _retry_after(held: InProgress, lease: float) -> int:
+    """Whole seconds after which asking again is worth it: soon while the holder lives, else at the end of its lease.
+
+    A holder that lives renews its claim at a third of the lease; one that should have, and has not, is probably dead.
     """
-    left = lease_ends - clock.now()
-    silent = lease - left
-    return max(1, math.ceil(min(left, max(_SOON, silent))))
-
-
-def _worth_waiting(standing: Claimed | InProgress | Completed, fingerprint: bytes) -> bool:
-    return isinstance(standing, InProgress) and not standing.lapsed and standing.fingerprint == fingerprint
+    now = clock.now()
+    left = held.lease_ends - now
+    if left < lease * _LEFT_WHILE_ALIVE:
+        return max(1, math.ceil(left))
+    return 1 + min(int(max(0.0, now - held.started)) // _PATIENCE, int(lease / 3))

@@ -15,6 +15,7 @@ class Outcome(StrEnum):
     RESPONSE_DROPPED = "response-dropped"
     RELEASED = "released"
     ABANDONED = "abandoned"
+    LEFT_TO_LAPSE = "left-to-lapse"
     FENCED = "fenced"
     DEFERRED = "deferred"
     COMPLETED_LATE = "completed-late"

@@ -1,16 +1,19 @@
 """Keeps the claims of living handlers from lapsing, however long the handlers take."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from .attempt import Attempt, State
 from .forks import call_in_child
+from .outages import outage_of
 from .process_lock import ProcessLock
 from .records import Claim
-from .store import Store, StoreUnavailable
+from .store import StoreUnavailable
 
 logger = logging.getLogger("flask_idempotency")
 
@@ -24,17 +27,8 @@ _IDLE = 10.0
 
 
 @dataclass(slots=True)
-class _Beat:
-    store: Store
-    claim: Claim
-    lease: float
-    renewed_at: float
-
-
-@dataclass(slots=True)
 class _Debt:
-    store: Store
-    claim: Claim
+    attempt: Attempt
     finish: Callable[[], object]
     #: Whoever takes the one thing in it calls `finish`, and puts it back where that failed.
     baton: list[None] = field(default_factory=lambda: [None])
@@ -54,7 +48,7 @@ class Heartbeat:
         call_in_child(self._forget_everything)
 
     def _forget_everything(self) -> None:
-        self._beats: dict[bytes, _Beat] = {}
+        self._beats: dict[bytes, Attempt] = {}
         self._owed: dict[bytes, _Debt] = {}
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
@@ -70,12 +64,12 @@ class Heartbeat:
         """Whether there are ends of requests that no store could take yet."""
         return bool(self._owed)
 
-    def watch(self, store: Store, claim: Claim, lease: float) -> None:
-        """Keep renewing `claim` until it is forgotten."""
-        self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic())
+    def watch(self, attempt: Attempt) -> None:
+        """Keep renewing the claim of `attempt` until it is forgotten."""
+        self._beats[attempt.claim.token] = attempt
         # Only a shorter lease than any before it disturbs the sleeping thread; the usual request never does.
-        if lease / 3 < self._pause:
-            self._wake_within(lease / 3)
+        if attempt.policy.lease / 3 < self._pause:
+            self._wake_within(attempt.policy.lease / 3)
 
     def forget(self, claim: Claim) -> None:
         """Stop renewing `claim`; what it still owed is settled."""
@@ -83,11 +77,12 @@ class Heartbeat:
         if self._owed:
             self._owed.pop(claim.token, None)
 
-    def finish_later(self, store: Store, claim: Claim, lease: float, finish: Callable[[], object]) -> None:
-        """Go on renewing `claim` and call `finish` until it does not raise `StoreUnavailable`."""
-        self._owed[claim.token] = _Debt(store, claim, finish)
-        self._beats[claim.token] = _Beat(store, claim, lease, time.monotonic())
-        self._wake_within(min(_RETRY_EVERY, lease / 3))
+    def finish_later(self, attempt: Attempt, finish: Callable[[], object]) -> None:
+        """Go on renewing the claim and call `finish` until it does not raise `StoreUnavailable`."""
+        token = attempt.claim.token
+        self._owed[token] = _Debt(attempt, finish)
+        self._beats[token] = attempt
+        self._wake_within(min(_RETRY_EVERY, attempt.policy.lease / 3))
 
     def settle(self, record_id: bytes) -> None:
         """Write now what is owed for this record; raises `StoreUnavailable` where it cannot be.
@@ -95,7 +90,7 @@ class Heartbeat:
         A claim must not be taken over, however long ago it lapsed, while this process knows that its work is done.
         """
         for debt in list(self._owed.values()):
-            if debt.claim.record_id == record_id and not self._pay(debt):
+            if debt.attempt.claim.record.id == record_id and not self._pay(debt):
                 raise StoreUnavailable("an earlier answer under this key is still to be written")
 
     def _wake_within(self, seconds: float) -> None:
@@ -103,6 +98,11 @@ class Heartbeat:
             return
         with self._starting:
             if self._thread is None:
+                if _in_uwsgi_without_threads():
+                    logger.warning(
+                        "uWSGI runs without threads, so claims are not renewed: a handler that takes longer than its "
+                        "lease may be run twice. Start uWSGI with --enable-threads."
+                    )
                 thread = threading.Thread(target=self._run, name="idempotency-heartbeat", daemon=True)
                 thread.start()  # where it cannot be, the next claim tries again
                 self._thread = thread
@@ -124,16 +124,19 @@ class Heartbeat:
             # Looked at after that: a claim that comes too late for this look finds its lease shorter, and wakes us.
             beats = list(self._beats.values())
             # With nothing to renew, a haste that is over ends; a claim with a shorter lease wakes us again.
-            self._pause = min((beat.lease / 3 for beat in beats), default=max(before, _IDLE))
+            self._pause = min((beat.policy.lease / 3 for beat in beats), default=max(before, _IDLE))
             if self._owed:
                 self._pause = min(self._pause, _RETRY_EVERY)
             pause = self._pause
         now = time.monotonic()
-        due: dict[tuple[int, float], list[_Beat]] = {}
+        due: dict[tuple[int, float], list[Attempt]] = {}
         for beat in beats:
+            policy = beat.policy
+            if policy.max_run is not None and now - beat.started_at >= policy.max_run and not self._owes_for(beat):
+                self._beats.pop(beat.claim.token, None)  # it hangs: left to lapse
             # Due now, if by the next tick it would be older than a third of its lease.
-            if now + pause - beat.renewed_at >= beat.lease / 3:
-                due.setdefault((id(beat.store), beat.lease), []).append(beat)
+            elif now + pause - beat.renewed_at >= policy.lease / 3:
+                due.setdefault((id(beat.store), policy.lease), []).append(beat)
         renewed = [self._renew(group, lease, now) for (_, lease), group in due.items()]
         self._renewals_fail = not all(renewed)
         if self._renewals_fail:
@@ -143,22 +146,31 @@ class Heartbeat:
         # What has failed comes last, so that what a store will never take keeps nothing else waiting.
         for debt in sorted(self._owed.values(), key=attrgetter("failed_at")):
             # A store that is out of reach may take its time to say so, and others' claims wait meanwhile.
-            if id(debt.store) not in unreachable and not self._pay(debt):
-                unreachable.add(id(debt.store))
+            store = id(debt.attempt.store)
+            if store not in unreachable and not self._pay(debt):
+                unreachable.add(store)
                 debt.failed_at = time.monotonic()
 
-    def _renew(self, beats: list[_Beat], lease: float, now: float) -> bool:
+    def _owes_for(self, attempt: Attempt) -> bool:
+        return attempt.claim.token in self._owed
+
+    def _renew(self, beats: list[Attempt], lease: float, now: float) -> bool:
+        store = beats[0].store
         try:
-            beats[0].store.renew([beat.claim for beat in beats], lease=lease)
+            fenced = store.renew([beat.claim for beat in beats], lease=lease)
         except StoreUnavailable as error:
+            outage_of(store).failed()
             if not self._renewals_fail:  # said once, however often it is tried
                 logger.warning("Claims cannot be renewed, it is tried again and again: %s", error)
             return False
         except Exception:  # one store's defect must not let the claims of others lapse
             logger.exception("%d claims could not be renewed.", len(beats))
             return False
+        outage_of(store).answered(lease)
         for beat in beats:
             beat.renewed_at = now
+            if beat.claim in fenced and not self._owes_for(beat):
+                self._beats.pop(beat.claim.token, None)  # its end will hear that it is
         return True
 
     def _pay(self, debt: _Debt) -> bool:
@@ -179,9 +191,18 @@ class Heartbeat:
             logger.exception("The end of a request could not be written; it is tried again.")
             return False
         # A stream that has ended meanwhile may owe its whole answer, after the tombstone that was written now.
-        if self._owed.get(debt.claim.token) is debt:
-            self.forget(debt.claim)
+        if self._owed.get(debt.attempt.claim.token) is debt:
+            self._owed.pop(debt.attempt.claim.token, None)
+            if debt.attempt.state is State.DONE:
+                self.forget(debt.attempt.claim)
         return True
+
+
+def _in_uwsgi_without_threads() -> bool:
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if options is None:
+        return False
+    return not {"enable-threads", "threads"} & {name.decode() if isinstance(name, bytes) else name for name in options}
 
 
 #: The heartbeat of this process.

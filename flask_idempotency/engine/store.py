@@ -63,7 +63,7 @@ class Store(Protocol):
         """The handler has returned, and its response is about to be streamed; False means fenced.
 
         The record is in progress for `lease` from now, and goes on to be renewed. Should its lease end, it is completed
-        without a response: nobody runs it again.
+        without a response: nobody runs it again. A record that the same claim has completed stays as it is.
         """
         ...
 
@@ -110,8 +110,8 @@ class Store(Protocol):
         """Keep the result of a step, or None: that it is about to begin; False means fenced, and nothing was kept.
 
         Survives power loss when it returns. From the first kept result on (a mark that a step began is none), another
-        fingerprint may not use the record once it is released. The record lives for `retention` from now, at least. None
-        never replaces a result.
+        fingerprint may not use the record once it is released. The record lives for `retention` from now, at least.
+        None never replaces a result.
         """
         ...
 

@@ -4,8 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .heartbeat import heartbeat
-
 #: How long a waiter sleeps between two looks at the store, in seconds: the first, and the longest. A completion in
 #: the same process wakes it at once; the looks are for completions elsewhere.
 FIRST_LOOK, LONGEST_LOOK = 0.01, 0.05
@@ -14,20 +12,18 @@ FIRST_LOOK, LONGEST_LOOK = 0.01, 0.05
 class WaitingRoom:
     """A bounded number of seats for requests that wait, and the bell that wakes them.
 
-    A waiting request occupies a worker thread. So that waiting never takes every thread of the process, at most half
-    of as many requests as were ever seen together here (in a handler or waiting) may wait, and one in any case.
+    A waiting request occupies a worker thread; the bound keeps the others free to serve.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bells: dict[bytes, list[threading.Event]] = {}
         self._seated = 0
-        self._most_seen = 0
 
     @contextmanager
-    def seat(self, record_id: bytes) -> Iterator[threading.Event | None]:
-        """A seat for one who waits for this record: the bell that will ring, or None where no seat is free."""
-        bell = self._sit_down(record_id)
+    def seat(self, record_id: bytes, *, seats: int) -> Iterator[threading.Event | None]:
+        """A seat for one who waits for this record: the bell that will ring, or None where all `seats` are taken."""
+        bell = self._sit_down(record_id, seats)
         try:
             yield bell
         finally:
@@ -39,10 +35,9 @@ class WaitingRoom:
         for bell in self._bells.get(record_id, ()):
             bell.set()
 
-    def _sit_down(self, record_id: bytes) -> threading.Event | None:
+    def _sit_down(self, record_id: bytes, seats: int) -> threading.Event | None:
         with self._lock:
-            self._most_seen = max(self._most_seen, len(heartbeat) + self._seated + 1)
-            if self._seated >= max(1, self._most_seen // 2):
+            if self._seated >= seats:
                 return None
             self._seated += 1
             bell = threading.Event()
