@@ -1,4 +1,4 @@
-"""The way of every request through the library, up to the handler: key, principal, fingerprint, claim."""
+"""The way of every request through the library, up to the handler: key, fingerprint, principal, claim."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 from werkzeug import Request
 
 from ..engine.attempt import Attempt, State
-from ..engine.engine import Engine, Refuse, Replay, Run
+from ..engine.digests import digest
+from ..engine.engine import Engine, Refuse, Unprotected
 from ..engine.events import Outcome
 from ..engine.policy import Policy
-from .body import Body, BrokenBody
-from .fingerprint import MalformedMultipart
+from ..engine.records import StoredResponse
+from .body import Body, BodyIncomplete, drain_some
 from .header import MalformedKey, check_key, environ_name, parse_key
-from .principal import SignedIn, call_with_request, principal_of
+from .principal import SignedIn, call_with_request, caller_of
 from .problems import Problem, problem
 
 #: Where the environ carries the attempt that the request is in.
 ATTEMPT = "flask_idempotency.attempt"
-
 
 #: Where the environ carries what is known of a kept request that is worked on again. No client can set it.
 RESUMED = "flask_idempotency.resumed"
@@ -26,10 +26,14 @@ RESUMED = "flask_idempotency.resumed"
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A kept request that enters the application again, without the credentials that came with it."""
+    """A kept request that enters the application again, without the credentials that came with it.
+
+    `fingerprint` is that of its claim: a session, which it does not have any more, may have joined it.
+    """
 
     key: str
     principal: bytes
+    fingerprint: bytes
     context: Any
 
 
@@ -44,9 +48,9 @@ def in_attempt(environ: dict[str, Any]) -> bool:
 
 def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
     """Put a rereadable body into the environ, before anything reads it; None where there is no key to read it for."""
-    if RESUMED not in environ and policy.key_from is None and environ_name(policy.header) not in environ:
+    if environ_name(policy.header) not in environ and policy.key_from is None and RESUMED not in environ:
         return None
-    return Body(environ, policy.fingerprint)
+    return Body(environ, policy)
 
 
 def admit(
@@ -58,45 +62,55 @@ def admit(
     policy: Policy,
     limit: int | None = None,
     signed_in: SignedIn | None = None,
-) -> Run | Replay | Problem | None:
-    """Decide over a request that the policy covers; None where it carries no key and needs none.
+) -> Attempt | StoredResponse | Problem | None:
+    """Decide over a request that the policy covers.
+
+    An `Attempt`: it runs, under this. A `StoredResponse`: this is the answer. A `Problem`: this is. None: it runs as if
+    there were no keys, since it carries none and needs none, or since the policy says so of a store out of reach.
 
     `request` gives the request for those who ask it: callables of the policy, and `signed_in`. `limit`: bytes that the
     body may have, as the application sets it. Raises werkzeug's 413 beyond.
     """
+    resumed: Resumed | None = environ.get(RESUMED)
     try:
-        key = _key(environ, request, policy)
+        key = _key(environ, request, policy) if resumed is None else resumed.key
         if key is None:
             if not policy.required:
                 return None
             engine.tell(Outcome.MISSING)
+            drain_some(environ)
             return problem("idempotency-key-missing")
         assert body is not None, "a key came in after the body was placed"
-        fingerprint = body.finish(limit=limit)
+        request_fingerprint = body.finish(limit=limit)
     except MalformedKey as error:
         engine.tell(Outcome.MALFORMED)
+        drain_some(environ)
         return problem("idempotency-key-malformed", reason=str(error))
-    except (BrokenBody, MalformedMultipart) as error:
-        return problem("request-body-malformed", reason=_reason(error))
-    resumed: Resumed | None = environ.get(RESUMED)
-    principal = resumed.principal if resumed else principal_of(environ, request, policy, signed_in)
+    except BodyIncomplete:
+        return problem("body-incomplete")
+    if resumed is not None:
+        principal, fingerprint = resumed.principal, resumed.fingerprint
+    else:
+        caller = caller_of(environ, request, policy, signed_in)
+        principal, joins = caller.principal, caller.joins_fingerprint
+        fingerprint = digest(request_fingerprint + joins) if joins else request_fingerprint
     decision = engine.begin(
         key=key,
         principal=principal,
         fingerprint=fingerprint,
+        request_fingerprint=request_fingerprint,
         policy=policy,
+        method=environ["REQUEST_METHOD"],
+        path=environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
         # One of several processes with one thread each cannot see the others: were all to wait, nobody would serve.
         may_wait=bool(policy.wait and (environ.get("wsgi.multithread") or not environ.get("wsgi.multiprocess"))),
     )
     if isinstance(decision, Refuse):
-        return problem(decision.refusal, retry_after=decision.retry_after)
-    return decision
+        return problem(decision.refusal, retry_after=decision.retry_after, record_id=decision.record_id)
+    return None if decision is Unprotected.RUN else decision
 
 
 def _key(environ: dict[str, Any], request: Callable[[], Request], policy: Policy) -> str | None:
-    resumed: Resumed | None = environ.get(RESUMED)
-    if resumed is not None:
-        return resumed.key
     if policy.key_from is not None:
         try:
             key = call_with_request(policy.key_from, request())
@@ -105,7 +119,3 @@ def _key(environ: dict[str, Any], request: Callable[[], Request], policy: Policy
         return None if key is None else check_key(key)
     value = environ.get(environ_name(policy.header))
     return None if value is None else parse_key(value, strict=policy.strict)
-
-
-def _reason(error: Exception) -> str:
-    return "it broke off or has no valid length" if isinstance(error, BrokenBody) else "it is not a multipart form"

@@ -8,10 +8,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..engine.attempt import Attempt, State
-from ..engine.engine import Engine
+from ..engine.engine import End, Engine
 from ..engine.policy import Policy
-from .policy_page import link_target
-from .problems import problem
+from .problems import Problem, problem
 from .replay import keep, promised_length
 from .stream import Closing, Recording, WatchedStream
 
