@@ -1,12 +1,52 @@
 """`flask idempotency …`: what an operator does by hand, or by a timer."""
 
 import sys
+from typing import Any
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from .engine.store import StoreUnavailable
+
 cli = AppGroup("idempotency", help="Look after idempotency keys.")
+
+
+_RECORD_URN = "urn:flask-idempotency:record:"
+
+
+class _RecordId(click.ParamType):
+    """A record as a refusal names it: the `instance` of its problem document, or the hexadecimal end of that."""
+
+    name = "record"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """The identity of the record."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            return bytes.fromhex(str(value).removeprefix(_RECORD_URN))
+        except ValueError:
+            self.fail(f"{value!r} is not a record: it is {_RECORD_URN}… or hexadecimal digits.", param, ctx)
+
+
+@cli.command("resolve")
+@click.argument("record", type=_RecordId())
+@click.option("--done/--not-done", required=True, default=None, help="Whether the work was done.")
+def resolve(record: bytes, done: bool) -> None:
+    """Settle an outcome that nobody but a person can know.
+
+    RECORD is the `instance` of the problem document `outcome-unknown`. With --done, its work is never done again, and
+    a repeat hears that its response was not kept; with --not-done, the next repeat runs.
+    """
+    hooks = current_app.extensions["idempotency"]
+    try:
+        resolved = hooks.engine.store.resolve(record, done=done, retention=hooks.policy.retention)
+    except StoreUnavailable as error:
+        raise click.ClickException(f"The store cannot be reached: {error}") from error
+    if not resolved:
+        raise click.ClickException("There is no such record whose outcome is unknown.")
+    click.echo("Resolved: done." if done else "Resolved: not done, a repeat will run.")
 
 
 @cli.command("complete")

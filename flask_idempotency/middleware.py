@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from werkzeug import Request
 from werkzeug.exceptions import HTTPException
 
-from .engine.engine import Engine, Replay, Run
+from .engine.attempt import Attempt
+from .engine.engine import Engine
 from .engine.events import Observer
 from .engine.policy import Policy, PolicyError
+from .engine.records import StoredResponse
 from .engine.store import Store
 from .http.admission import ATTEMPT, admit, in_attempt, place_body
 from .http.exchange import Exchange
-from .http.policy_page import Rules, answer, link_target
-from .http.problems import Problem
+from .http.policy_page import Rules, answer
+from .http.problems import Docs, Problem
+from .http.refusals import dressed
 from .http.replay import replay_headers
 
 if TYPE_CHECKING:
@@ -28,8 +32,10 @@ class IdempotencyMiddleware:
     It keeps the final bytes, and a replay never enters the application: whatever the application refuses, it must
     refuse by the principal, so set `Policy(principal=…)` to what tells callers apart.
 
-    `policy` may be a callable of the environ that returns the `Policy` of this request, or None to leave it alone. The
-    application finds the attempt at `environ["flask_idempotency.attempt"]`.
+    `policy` may be a callable of the environ that returns the `Policy` of this request, or None to leave it alone.
+    `namespace` names the application; one whose store others share must give it. `docs_path` serves the page that
+    documents the policy, and `docs_url` is where it stands otherwise. The application finds the attempt at
+    `environ["flask_idempotency.attempt"]`.
     """
 
     def __init__(
@@ -38,48 +44,76 @@ class IdempotencyMiddleware:
         *,
         store: Store,
         policy: Policy | Callable[[dict[str, Any]], Policy | None] | None = None,
+        namespace: str = "",
+        docs_url: str | None = None,
+        docs_path: str | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         self._app = app
-        self._policy = Policy() if policy is None else policy
-        if isinstance(self._policy, Policy):
-            _check(self._policy)
-        self._engine = Engine(store, observers=observers)
+        self._docs = Docs(url=docs_url, path=docs_path)
+        self._policy_of: Callable[[dict[str, Any]], Policy | None] | None = None
+        self._policy = Policy()
+        if isinstance(policy, Policy):
+            _check(policy)
+            self._policy = policy
+        elif policy is not None:
+            self._policy_of = policy
+        self._engine = Engine(store, namespace=namespace, observers=observers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        policy = self._policy if isinstance(self._policy, Policy) else self._policy(environ)
-        if policy is None or in_attempt(environ):
-            return self._app(environ, start_response)
-        if policy is not self._policy:
+        policy: Policy | None = self._policy
+        if self._policy_of is not None:
+            policy = self._policy_of(environ)
+            if policy is None:
+                return self._app(environ, start_response)
             _check(policy)
+        assert policy is not None
         method = environ["REQUEST_METHOD"]
         # Werkzeug, and so Flask, takes `patch` for PATCH; browsers send it as it is written.
         if method not in policy.methods and method.upper() not in policy.methods:
-            if environ.get("PATH_INFO") == policy.docs_url and method in ("GET", "HEAD"):
-                return answer(_request(environ), [Rules(policy)])(environ, start_response)
+            if self._docs.path is not None and environ.get("PATH_INFO") == self._docs.path and method in _READING:
+                return answer(_request(environ), [Rules(policy)], self._docs)(environ, start_response)
+            return self._app(environ, start_response)
+        if ATTEMPT in environ and in_attempt(environ):
             return self._app(environ, start_response)
         body = place_body(environ, policy)
         if body is None and not policy.required:
             return self._app(environ, start_response)
         try:
-            decision = admit(environ, body, request=lambda: _request(environ), engine=self._engine, policy=policy)
-            if body is not None and not isinstance(decision, Replay | Problem):
+            decision = admit(environ, body, request=partial(_request, environ), engine=self._engine, policy=policy)
+            if body is not None and (decision is None or isinstance(decision, Attempt)):
                 body.rewind()
         except HTTPException as error:  # what `key_from` raised about the request
             return error.get_response(environ)(environ, start_response)
-        match decision:
-            case Run(attempt) if attempt is not None:
-                environ[ATTEMPT] = attempt
-                return Exchange(attempt, self._engine, start_response).run(self._app, environ)
-            case Replay(kept):
-                start_response(kept.status, replay_headers(kept))
-                return [kept.body] if kept.body else []
-            case Problem():
-                docs_url = link_target(environ.get("SCRIPT_NAME", ""), policy.docs_url)
-                start_response(decision.status_line, decision.headers(docs_url))
-                return [] if environ["REQUEST_METHOD"] == "HEAD" else [decision.body]
-        return self._app(environ, start_response)
+        if isinstance(decision, StoredResponse):
+            start_response(decision.status, replay_headers(decision))
+            return [decision.body] if decision.body else []
+        if isinstance(decision, Attempt):
+            environ[ATTEMPT] = decision
+            refuse = partial(self._refuse, environ, start_response, policy, environ.get("SCRIPT_NAME", ""))
+            return Exchange(decision, self._engine, start_response, refuse).run(self._app, environ)
+        if decision is None:
+            return self._app(environ, start_response)
+        return self._refuse(environ, start_response, policy, environ.get("SCRIPT_NAME", ""), decision)
+
+    def _refuse(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        policy: Policy,
+        script_name: str,  # as the server made it: the application may change it on its way through itself
+        refusal: Problem,
+    ) -> Iterable[bytes]:
+        docs = self._docs.below(script_name)
+        if policy.refusal is not None:
+            return dressed(refusal, docs, policy.refusal)(environ, start_response)
+        document = refusal.document(docs)
+        start_response(refusal.status_line, refusal.headers(docs))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [document]
+
+
+_READING = ("GET", "HEAD")
 
 
 def _check(policy: Policy) -> None:

@@ -14,13 +14,13 @@ from ..cli import cli
 from ..engine.attempt import Attempt
 from ..engine.engine import Engine
 from ..engine.events import Observer
-from ..engine.policy import OnLapse, Policy
+from ..engine.policy import VIEW_OPTIONS, OnLapse, Policy, check_names
 from ..engine.store import Store
 from ..exactly_once.derived_key import derive_key
 from ..exactly_once.steps import StepRefused, run_step
 from ..http.admission import ATTEMPT, RESUMED, Resumed
 from .hooks import Hooks, current_hooks, in_view
-from .settings import read_policy, read_store
+from .settings import read_docs, read_namespace, read_policy, read_store
 from .signals import SignalObserver
 from .views import mark
 
@@ -31,7 +31,8 @@ Target = TypeVar("Target")
 class Idempotency:
     """Makes every POST and PATCH of a Flask application safe to retry.
 
-    `store` replaces the one that `IDEMPOTENCY_STORE_URL` names; `policy` is what the configuration starts from;
+    `store` replaces the one that `IDEMPOTENCY_STORE_URL` names, and `policy` the rules that the configuration sets: one
+    place decides. `namespace` keeps applications on one store apart; the application's import name, unless given.
     `observers` hear every event; `session` is the `scoped_session` that atomic views join, where it is not
     Flask-SQLAlchemy's. One instance may serve several applications.
     """
@@ -42,12 +43,14 @@ class Idempotency:
         *,
         store: Store | None = None,
         policy: Policy | None = None,
+        namespace: str | None = None,
         observers: Iterable[Observer] = (),
         session: Any = None,
     ) -> None:
         self._session = session
         self._store = store
-        self._policy = Policy() if policy is None else policy
+        self._policy = policy
+        self._namespace = namespace
         self._observers = tuple(observers)
         if app is not None:
             self.init_app(app)
@@ -58,8 +61,10 @@ class Idempotency:
             raise RuntimeError("Idempotency is already installed on this app.")
         policy = read_policy(app.config, self._policy)
         store = read_store(app.config, self._store, directory=app.instance_path)
-        engine = Engine(store, observers=(*self._observers, SignalObserver(app)))
-        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, sessions=self._session)
+        namespace = read_namespace(app, self._namespace)
+        engine = Engine(store, namespace=namespace, observers=(*self._observers, SignalObserver(app)))
+        docs = read_docs(app.config)
+        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, docs, sessions=self._session)
         hooks.install()
         app.cli.add_command(cli)
 
@@ -99,7 +104,7 @@ class Idempotency:
         try:
             return run_step(attempt, name, lambda: function(*args, **kwargs), on_lapse=on_lapse)
         except StepRefused as refused:
-            raise current_hooks().refusal_of_step(refused, attempt.policy) from refused
+            raise current_hooks().refusal_of_step(refused, attempt) from refused
 
     def derive_key(self, name: str) -> str:
         """A key for a call to another service: `headers={"Idempotency-Key": idempotency.derive_key("charge")}`.
@@ -118,9 +123,11 @@ class Idempotency:
     def view(self, function: Any = None, /, **options: Any) -> Any:
         """Give a view options of its own, and claim at the decorator's place: below `@login_required`, after it.
 
-        The options are those of `Policy`; what they leave open is the application's.
+        The options are those of `Policy` that a view may have of its own; what they leave open is the application's.
         """
-        Policy(**options)  # an option that is wrong raises here, where it is written
+        # An option that is wrong raises here, where it is written.
+        check_names(options, known=VIEW_OPTIONS)
+        Policy(**options)
 
         def decorate(view: View) -> View:
             if isinstance(view, type):

@@ -18,8 +18,8 @@ from ..http.policy_page import Rules
 #: it, so that decorators above ours do not hide it.
 _MARK = "__idempotency__"
 
-#: The methods that any view covers by options of its own: most requests with another need no second look.
-_marked_methods: set[str] = set()
+#: What a decorated view guards in an application whose hooks guard nothing (`IDEMPOTENCY_METHODS = ()`).
+_UNSAFE = ("POST", "PATCH")
 
 Marked = TypeVar("Marked")
 
@@ -40,13 +40,12 @@ def mark(target: Marked, options: Mapping[str, Any] | None) -> Marked:
         setattr(target, _MARK, EXEMPT if options is None else Mark(MappingProxyType(dict(options))))
     except AttributeError:
         raise TypeError(f"A view function, a view class or a blueprint is wanted here, not {target!r}.") from None
-    _marked_methods.update(Policy(**(options or {})).methods)
     return target
 
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The policy of one view and method. `decorated`: the view's own decorator claims, not the hook."""
+    """The policy of one view and method. `decorated`: the view's own decorator claims, not the hooks."""
 
     policy: Policy
     decorated: bool
@@ -76,6 +75,8 @@ class ViewPolicies:
     def __init__(self, app: Flask, policy: Policy) -> None:
         self._app = app
         self._policy = policy
+        #: The methods that decorated views guard, and so all that any view does.
+        self.guarded = frozenset(policy.methods or _UNSAFE)
         self._known: dict[tuple[str, str], tuple[Callable[..., Any], InForce | None]] = {}
         # Weakly: a function may be decorated within a request, and goes with it.
         self._decorated: WeakKeyDictionary[Callable[..., Any], DecoratedView] = WeakKeyDictionary()
@@ -92,12 +93,12 @@ class ViewPolicies:
 
     def _with_options(self, options: Mapping[str, Any]) -> Policy:
         """The application's policy with the options of a view."""
-        return replace(self._policy, **options)
+        return replace(self._policy, methods=self._policy.methods or _UNSAFE, **options)
 
     def of(self, request: Request) -> InForce | None:
         """What is in force for a request that was routed; None: leave it alone."""
         method = request.method
-        if method not in self._policy.methods and method not in _marked_methods:
+        if method not in self.guarded:
             return None
         rule = request.url_rule
         if rule is None or request.routing_exception is not None:
@@ -135,7 +136,7 @@ class ViewPolicies:
         if said.options is None:
             return None
         policy = self._with_options(said.options)
-        return InForce.by(policy, decorated=True) if method in policy.methods else None
+        return InForce.by(policy, decorated=True) if method in self.guarded else None
 
     def _said(self, view: Callable[..., Any], method: str, blueprints: list[str]) -> Mark | None:
         marks = (getattr(place, _MARK, None) for place in self._places(view, method, blueprints))
