@@ -88,9 +88,8 @@ def _open(config: Mapping[str, Any], directory: str) -> Store:
 
 
 def _as_given(config: Mapping[str, Any], given: Store) -> Store:
-    for key in (_STORE_URL, _DURABLE):
-        if config.get(key) is not None:
-            raise PolicyError(f"The store is given in code, and the configuration sets {key}, too: one place decides.")
+    if config.get(_DURABLE) is not None:
+        raise PolicyError(f"{_DURABLE} is for stores that a URL names; the store that is given has an option of its own.")
     return given
 
 
