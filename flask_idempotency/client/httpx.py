@@ -16,8 +16,8 @@ from .bodies import UnrepeatableBody, can_seek, is_file
 from .faults import is_certificate_refused
 from .keys import sign
 from .policy import IDEMPOTENT_METHODS, RetryPolicy
-from .repeat import Library, repeat, repeat_async
-from .verdict import may_ask_again
+from .repeat import repeat, repeat_async
+from .verdict import asks_again
 
 
 class IdempotencyTransport(httpx.BaseTransport):
@@ -63,7 +63,7 @@ class IdempotencyTransport(httpx.BaseTransport):
                 response.close()
 
         with exchange:
-            return repeat(attempt, self._policy, _HTTPX)
+            return repeat(attempt, self._policy, _is_fault)
 
     def __enter__(self) -> Self:
         self._transport.__enter__()
@@ -109,7 +109,7 @@ class AsyncIdempotencyTransport(httpx.AsyncBaseTransport):
                 await response.aclose()
 
         with exchange:
-            return await repeat_async(attempt, self._policy, _HTTPX)
+            return await repeat_async(attempt, self._policy, _is_fault)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -162,7 +162,7 @@ class _Exchange:
 
     def reads(self, response: httpx.Response) -> bool:
         """Whether the answer is to be read to its end here."""
-        return (self._keyed and not self._streams) or may_ask_again(response.status_code)
+        return (self._keyed and not self._streams) or asks_again(response)
 
     def __enter__(self) -> Self:
         return self
@@ -221,12 +221,3 @@ def _is_fault(error: BaseException) -> bool:
         return False
     # Ours to mend, not the network's: the request itself is broken.
     return not isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
-
-
-def _content(answer: httpx.Response) -> bytes:
-    # Read from a twin, since the client sets the time that an answer took when it reads it.
-    assert isinstance(answer.stream, httpx.ByteStream)
-    return httpx.Response(answer.status_code, headers=answer.headers, stream=answer.stream).read()
-
-
-_HTTPX: Library[httpx.Response] = Library(is_fault=_is_fault, content_of=_content)

@@ -8,8 +8,7 @@ knows a deadline. An attempt here is everything up to the last byte.
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Generic, cast
+from typing import Any, TypeVar, cast
 
 try:
     from tenacity import (
@@ -28,7 +27,7 @@ except ImportError as error:
     ) from error
 
 from .policy import RetryPolicy
-from .verdict import A, asks_again, retry_after
+from .verdict import Answer, asks_again, retry_after
 
 logger = logging.getLogger("flask_idempotency.client")
 
@@ -36,40 +35,36 @@ logger = logging.getLogger("flask_idempotency.client")
 _LEAST = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class Library(Generic[A]):
-    """What differs between HTTP libraries."""
+A = TypeVar("A", bound=Answer)
 
-    #: Which of its errors are the network's.
-    is_fault: Callable[[BaseException], bool]
-    #: The decoded body of an answer that was read to its end.
-    content_of: Callable[[A], bytes | None]
+#: Tells which errors of an HTTP library are the network's.
+IsFault = Callable[[BaseException], bool]
 
 
-def repeat(attempt: Callable[[float], A], policy: RetryPolicy, library: Library[A]) -> A:
+def repeat(attempt: Callable[[float], A], policy: RetryPolicy, is_fault: IsFault) -> A:
     """The answer of the last attempt, or its error where that is what remains.
 
     `attempt` is given the seconds left until the deadline.
     """
     ends = time.monotonic() + policy.deadline
-    return Retrying(**_rules(policy, library))(lambda: attempt(_left(ends)))
+    return Retrying(**_rules(policy, is_fault))(lambda: attempt(_left(ends)))
 
 
-async def repeat_async(attempt: Callable[[float], Awaitable[A]], policy: RetryPolicy, library: Library[A]) -> A:
+async def repeat_async(attempt: Callable[[float], Awaitable[A]], policy: RetryPolicy, is_fault: IsFault) -> A:
     """As `repeat`, for asyncio and trio."""
     ends = time.monotonic() + policy.deadline
 
     async def once() -> A:
         return await attempt(_left(ends))
 
-    return cast("A", await AsyncRetrying(**_rules(policy, library))(once))
+    return cast("A", await AsyncRetrying(**_rules(policy, is_fault))(once))
 
 
 def _left(ends: float) -> float:
     return max(ends - time.monotonic(), _LEAST)
 
 
-def _rules(policy: RetryPolicy, library: Library[A]) -> dict[str, Any]:
+def _rules(policy: RetryPolicy, is_fault: IsFault) -> dict[str, Any]:
     backoff = wait_random_exponential(multiplier=policy.backoff, max=policy.backoff_max)
 
     def wait(state: RetryCallState) -> float:
@@ -82,8 +77,7 @@ def _rules(policy: RetryPolicy, library: Library[A]) -> dict[str, Any]:
         # The wait is known before it is decided whether to stop: one that would end past the deadline is not begun.
         "stop": stop_after_attempt(policy.attempts) | stop_before_delay(policy.deadline),
         "wait": wait,
-        "retry": retry_if_exception(library.is_fault)
-        | retry_if_result(lambda answer: asks_again(answer, library.content_of)),
+        "retry": retry_if_exception(is_fault) | retry_if_result(asks_again),
         "before_sleep": _tell,
         "retry_error_callback": _last_outcome,
     }

@@ -18,8 +18,8 @@ from .bodies import UnrepeatableBody, is_file
 from .faults import is_certificate_refused
 from .keys import sign
 from .policy import IDEMPOTENT_METHODS, RetryPolicy
-from .repeat import Library, repeat
-from .verdict import may_ask_again
+from .repeat import repeat
+from .verdict import asks_again
 
 
 class IdempotencyAdapter(HTTPAdapter):
@@ -76,7 +76,7 @@ class IdempotencyAdapter(HTTPAdapter):
         def attempt(left: float) -> requests.Response:
             _rewind(request)
             response = once(_cut(given, left))
-            if not stream or may_ask_again(response.status_code):
+            if not stream or asks_again(response):
                 _read(response)
             return response
 
@@ -88,7 +88,7 @@ class IdempotencyAdapter(HTTPAdapter):
             if keyed:
                 raise UnrepeatableBody
             return once(given)
-        return repeat(attempt, self.policy, _REQUESTS)
+        return repeat(attempt, self.policy, _is_fault)
 
 
 def _read(response: requests.Response) -> None:
@@ -129,6 +129,3 @@ def _cut(timeout: Any, left: float) -> Timeout:
 def _is_fault(error: BaseException) -> bool:
     network = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError
     return isinstance(error, network) and not is_certificate_refused(error)
-
-
-_REQUESTS: Library[requests.Response] = Library(is_fault=_is_fault, content_of=lambda answer: answer.content)

@@ -1,18 +1,13 @@
 """What an answer says about trying again."""
 
 import email.utils
-import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Protocol
 
-#: Answers after which another attempt may fare better, whatever stands in them: too early, too many requests, and
-#: the server's own troubles. A 409 needs a closer look.
+#: Answers after which another attempt may fare better: too early, too many requests, and the server's own troubles.
 _AGAIN = frozenset({425, 429, 500, 502, 503, 504})
-
-#: The refusals of a flask_idempotency server that come with a 409 and are its last word.
-_FINAL = ("outcome-unknown", "response-not-kept")
 
 
 class Answer(Protocol):
@@ -24,25 +19,12 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
 
-A = TypeVar("A", bound=Answer)
-
-
-def may_ask_again(status: int) -> bool:
-    """Whether an answer with this status may be one that `asks_again`."""
-    return status in _AGAIN or status == 409
-
-
-def asks_again(answer: A, content_of: Callable[[A], bytes | None]) -> bool:
-    """Whether the request should be sent again. A 409 tells by its content."""
+def asks_again(answer: Answer) -> bool:
+    """Whether the request should be sent again, by status and headers alone."""
     if answer.headers.get("Idempotent-Replayed") == "true":
         return False  # it says the same for as long as the server keeps it
-    if answer.status_code != 409:
-        return answer.status_code in _AGAIN
-    problem = _problem_type(answer.headers, lambda: content_of(answer))
-    if problem.endswith("request-in-progress"):
-        return True
-    # Any other conflict is the application's word, unless it says when to come back.
-    return not problem.endswith(_FINAL) and "Retry-After" in answer.headers
+    # A conflict is the server's last word, unless it says when to come back.
+    return answer.status_code in _AGAIN or (answer.status_code == 409 and "Retry-After" in answer.headers)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -66,15 +48,3 @@ def _instant(date: str) -> float | None:
         return float(email.utils.mktime_tz(parsed))
     except (OverflowError, ValueError):
         return None
-
-
-def _problem_type(headers: Mapping[str, str], content: Callable[[], bytes | None]) -> str:
-    """The `type` of a problem document (RFC 9457); empty where the answer is none."""
-    if not headers.get("Content-Type", "").lower().startswith("application/problem+json"):
-        return ""
-    try:
-        problem = json.loads(content() or b"")
-    except ValueError:
-        return ""
-    kind = problem.get("type") if isinstance(problem, dict) else None
-    return kind if isinstance(kind, str) else ""

@@ -127,19 +127,19 @@ def test_these_answers_are_the_last_word(status: int, client: Client, till: Till
 
 
 @pytest.mark.parametrize(
-    "in_flight",
+    "conflict",
     [
-        Canned.problem(409, "request-in-progress"),
         Canned.problem(409, "request-in-progress", ("Retry-After", "0")),
-        Canned(409, (("Retry-After", "0"),)),
-        Canned(409, (("Content-Type", "application/problem+json"), ("Retry-After", "0")), b"no JSON"),
-        Canned(409, (("Content-Type", "application/problem+json"), ("Retry-After", "0")), b'["no object"]'),
+        Canned.problem(409, "claim-lost", ("Retry-After", "0")),
+        Canned.problem(409, "seat-held-by-another", ("Retry-After", "0")),
+        Canned(409, (("Retry-After", "0"),), b"no JSON"),
+        Canned(409, (("Retry-After", "soon"),)),
     ],
 )
-def test_a_conflict_with_a_request_in_flight_is_waited_out(
-    in_flight: Canned, client: Client, till: Till, server: Running
+def test_a_conflict_that_says_when_to_come_back_is_waited_out(
+    conflict: Canned, client: Client, till: Till, server: Running
 ) -> None:
-    till.canned.append(in_flight)
+    till.canned.append(conflict)
 
     answer = client.send("POST", server.url + "/pay")
 
@@ -150,13 +150,15 @@ def test_a_conflict_with_a_request_in_flight_is_waited_out(
 @pytest.mark.parametrize(
     "conflict",
     [
-        Canned.problem(409, "outcome-unknown", ("Retry-After", "0")),
-        Canned.problem(409, "response-not-kept", ("Retry-After", "0")),
-        Canned.problem(409, "seat-taken"),
-        Canned(409, (("Content-Type", "application/json"),), b'{"type": "request-in-progress"}'),
+        Canned.problem(409, "request-in-progress"),
+        Canned.problem(409, "outcome-unknown"),
+        Canned.problem(409, "response-not-kept"),
+        Canned(409, body=b"seat taken"),
     ],
 )
-def test_any_other_conflict_is_the_last_word(conflict: Canned, client: Client, till: Till, server: Running) -> None:
+def test_a_conflict_that_says_no_time_is_the_last_word(
+    conflict: Canned, client: Client, till: Till, server: Running
+) -> None:
     till.canned.append(conflict)
 
     answer = client.send("POST", server.url + "/pay")

@@ -11,10 +11,12 @@ from freezegun import freeze_time
 
 from flask_idempotency.client import RetryPolicy
 from flask_idempotency.client.faults import is_certificate_refused
-from flask_idempotency.client.repeat import Library, repeat
+from flask_idempotency.client.repeat import repeat
 from flask_idempotency.client.verdict import retry_after
 
-LIBRARY: Library[Any] = Library(is_fault=lambda error: isinstance(error, OSError), content_of=lambda _: b"")
+
+def is_fault(error: BaseException) -> bool:
+    return isinstance(error, OSError)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +80,19 @@ def test_the_backoff_grows_twofold_up_to_its_limit(slept: list[float]) -> None:
     policy = RetryPolicy(attempts=7, backoff=0.5, backoff_max=4)
 
     with pytest.raises(ConnectionError):
-        repeat(failing(*[ConnectionError()] * 7), policy, LIBRARY)
+        repeat(failing(*[ConnectionError()] * 7), policy, is_fault)
 
     assert slept == [0.5, 1, 2, 4, 4, 4]
+
+
+def test_without_arguments_a_request_is_sent_20_times_from_a_tenth_of_a_second_up_to_two_apart(
+    slept: list[float],
+) -> None:
+    with pytest.raises(ConnectionError):
+        repeat(failing(*[ConnectionError()] * 20), RetryPolicy(), is_fault)
+
+    assert slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, *[2.0] * 14])
+    assert RetryPolicy().deadline == 60
 
 
 def test_the_jitter_is_full() -> None:
@@ -90,7 +102,7 @@ def test_the_jitter_is_full() -> None:
         told: list[float] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tenacity.nap.time", SimpleNamespace(sleep=told.append))
-            repeat(failing(OSError(), answer(200)), policy, LIBRARY)
+            repeat(failing(OSError(), answer(200)), policy, is_fault)
         waits += told
 
     # Of 30 uniform draws, none in a given third happens once in 200,000 runs.
@@ -100,14 +112,14 @@ def test_the_jitter_is_full() -> None:
 def test_what_the_server_asks_for_is_the_least_wait(slept: list[float]) -> None:
     attempts = failing(answer(503, Retry_After="5"), answer(503, Retry_After="0"), answer(200))
 
-    assert repeat(attempts, RetryPolicy(backoff=1.0), LIBRARY).status_code == 200
+    assert repeat(attempts, RetryPolicy(backoff=1.0), is_fault).status_code == 200
     assert slept == [5, 2]
 
 
 def test_a_wait_that_would_end_past_the_deadline_gives_the_last_answer_at_once(slept: list[float]) -> None:
     last = answer(503, Retry_After="60")
 
-    assert repeat(failing(OSError(), last), RetryPolicy(backoff=0.1, deadline=60), LIBRARY) is last
+    assert repeat(failing(OSError(), last), RetryPolicy(backoff=0.1, deadline=60), is_fault) is last
     assert slept == [0.1]
 
 
@@ -115,7 +127,7 @@ def test_a_wait_that_would_end_past_the_deadline_raises_the_last_error_at_once(s
     last = ConnectionError("the second")
 
     with pytest.raises(ConnectionError) as raised:
-        repeat(failing(answer(503), last), RetryPolicy(backoff=10, backoff_max=20, deadline=15), LIBRARY)
+        repeat(failing(answer(503), last), RetryPolicy(backoff=10, backoff_max=20, deadline=15), is_fault)
 
     assert raised.value is last
     assert slept == [10]
@@ -123,7 +135,7 @@ def test_a_wait_that_would_end_past_the_deadline_raises_the_last_error_at_once(s
 
 def test_an_error_that_is_not_the_networks_is_raised_at_once(slept: list[float]) -> None:
     with pytest.raises(KeyError):
-        repeat(failing(KeyError("a bug")), RetryPolicy(), LIBRARY)
+        repeat(failing(KeyError("a bug")), RetryPolicy(), is_fault)
 
     assert slept == []
 
@@ -135,7 +147,7 @@ def test_each_attempt_is_told_what_is_left_of_the_deadline() -> None:
         told.append(left)
         return answer(503 if len(told) < 3 else 200)
 
-    repeat(attempt, RetryPolicy(deadline=30, backoff=0.01), LIBRARY)
+    repeat(attempt, RetryPolicy(deadline=30, backoff=0.01), is_fault)
 
     assert 30 >= told[0] > told[1] > told[2] > 0
 
