@@ -22,21 +22,22 @@ class UnheardClaims:
     def __bool__(self) -> bool:
         return bool(self._claims)
 
-    def remember(self, claim: Claim) -> None:
-        """Remember `claim`, unless there are too many."""
+    def remember(self, claim: Claim, retention: float) -> None:
+        """Remember `claim`, and how long its record is to be kept, unless there are too many."""
         if len(self._claims) < _KEPT:
-            self._claims[claim.record_id] = claim
+            self._claims[claim.record.id] = claim, retention
 
     def take(self, record_id: bytes) -> Claim | None:
-        """The claim of this record, which is forgotten here."""
-        return self._claims.pop(record_id, None)
+        """The claim of this record, which is forgotten here. It may have been made for another fingerprint."""
+        claim, _ = self._claims.pop(record_id, (None, 0.0))
+        return claim
 
-    def take_any(self) -> Claim | None:
-        """One of them, which is forgotten here; None where there is none left."""
+    def take_any(self) -> tuple[Claim, float] | None:
+        """One of them and its retention, which is forgotten here; None where there is none left."""
         try:
             return self._claims.popitem()[1]
         except KeyError:
             return None
 
     def _forget_all(self) -> None:
-        self._claims: dict[bytes, Claim] = {}
+        self._claims: dict[bytes, tuple[Claim, float]] = {}
