@@ -1,7 +1,7 @@
 import { HttpErrorResponse, HttpHandlerFn, HttpInterceptorFn, HttpRequest } from '@angular/common/http';
 import { inject } from '@angular/core';
 import { IDEMPOTENT_METHODS, keyHeader, nextWait, UnrepeatableBody } from 'flask-idempotency';
-import { catchError, defer, retry, switchMap, throwError, timeout, TimeoutError, timer } from 'rxjs';
+import { catchError, defer, retry, throwError, timeout, TimeoutError, timer } from 'rxjs';
 
 import { COURSE, keyOf } from './logical-request';
 import { IDEMPOTENCY_KEY, IDEMPOTENCY_SETTINGS, WITHOUT_IDEMPOTENCY } from './settings';
@@ -38,15 +38,13 @@ export const idempotencyInterceptor: HttpInterceptorFn = (request, next) => {
     const elapsed = () => performance.now() - began;
     return defer(() => attempt(sent, next, Math.min(policy.timeout, policy.deadline - elapsed()))).pipe(
       retry({
-        delay: (error: unknown, number) =>
-          judge(error).pipe(
-            switchMap(({ again, asked }) => {
-              const wait = again ? nextWait(policy, { number, elapsed: elapsed(), asked }) : null;
-              if (wait === null) return throwError(() => error);
-              course.inDoubt = true;
-              return timer(wait);
-            }),
-          ),
+        delay: (error: unknown, number) => {
+          const { again, asked } = judge(error);
+          const wait = again ? nextWait(policy, { number, elapsed: elapsed(), asked }) : null;
+          if (wait === null) return throwError(() => error);
+          course.inDoubt = true;
+          return timer(wait);
+        },
       }),
     );
   });

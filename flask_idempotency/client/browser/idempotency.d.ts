@@ -11,14 +11,16 @@
  *       });
  *     </script>
  *
- * No dependencies, no build step. Durations are milliseconds. From another origin, the server has to list
- * `Retry-After`, `Date` and `Idempotent-Replayed` in `Access-Control-Expose-Headers`, and `Idempotency-Key` in
- * `Access-Control-Allow-Headers`; browsers hide or refuse them otherwise.
+ * No dependencies, no build step. Durations are milliseconds. To another origin, browsers send the key, and show what
+ * the server says of it, only where that server answers with these lines:
+ *
+ *     Access-Control-Allow-Headers: Idempotency-Key
+ *     Access-Control-Expose-Headers: Retry-After, Idempotent-Replayed
  */
 
 /** The bounds within which a request is repeated. A misspelt option throws. */
 export interface RetryOptions {
-  /** How often a request is sent at most, the first time included. 5 unless given. */
+  /** How often a request is sent at most, the first time included. 20 unless given. */
   attempts?: number;
   /**
    * How long all attempts and the waits between them may take. A server's lease is 30 s, and 60 s outlast a worker that
@@ -29,10 +31,10 @@ export interface RetryOptions {
   timeout?: number;
   /**
    * Before attempt n + 1 comes a random wait of up to `backoff * 2 ** (n - 1)`, and at most `backoffMax`: full jitter.
-   * 500 unless given.
+   * 100 unless given.
    */
   backoff?: number;
-  /** 8,000 unless given. */
+  /** 2,000 unless given. */
   backoffMax?: number;
   /**
    * The methods whose requests get a key: POST and PATCH unless given. Others are repeated where HTTP calls them
@@ -91,7 +93,7 @@ export type IdempotentFetch = (input: RequestInfo | URL, init?: IdempotentInit) 
 
 /**
  * A `fetch` that gives each POST and PATCH one key and sends it again under that key until it has its answer: after a
- * network error, a time-out, a cut answer, 409 while the first attempt is in flight, 425, 429, 500, 502, 503 and 504.
+ * network error, a time-out, a cut answer, a 409 that carries `Retry-After`, 425, 429, 500, 502, 503 and 504.
  * `Retry-After` is the least wait. Any other answer is final, and so is a replay.
  *
  * A key that the caller put into the header wins. Requests with an idempotent method are repeated too, without a key.
@@ -176,17 +178,8 @@ export function keyHeader(key: string, policy: RetryPolicy): string;
 /** The options with their defaults. Throws where a bound makes no sense. */
 export function retryPolicy(options?: RetryOptions): RetryPolicy;
 
-/**
- * Whether an answer asks to be asked again. A 409 tells by `problemType`, the `type` of its problem document, and
- * by `saysWhen`, whether it has a `Retry-After`.
- */
-export function asksAgain(
-  status: number,
-  about?: { problemType?: string; replayed?: boolean; saysWhen?: boolean },
-): boolean;
-
-/** The `type` of a problem document (RFC 9457), given as its text or parsed; empty where it is none. */
-export function problemType(document: unknown): string;
+/** Whether an answer asks to be asked again. A 409 does where it `saysWhen`, by a `Retry-After`. */
+export function asksAgain(status: number, about?: { replayed?: boolean; saysWhen?: boolean }): boolean;
 
 /**
  * Milliseconds to wait as `Retry-After` says, in seconds or as a date, by the clock of the `Date` header; 0 where it

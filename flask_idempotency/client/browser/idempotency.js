@@ -4,18 +4,15 @@
 // HTTP itself calls them idempotent (RFC 9110, section 9.2.2).
 export const IDEMPOTENT_METHODS = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]);
 
-/** Answers after which another attempt may fare better. A 409 needs a closer look. */
+/** Answers after which another attempt may fare better. */
 const AGAIN = new Set([425, 429, 500, 502, 503, 504]);
 
-/** The refusals of a flask_idempotency server that come with a 409 and are its last word. */
-const FINAL = ["outcome-unknown", "response-not-kept"];
-
 const DEFAULTS = Object.freeze({
-  attempts: 5,
+  attempts: 20,
   deadline: 60_000,
   timeout: 10_000,
-  backoff: 500,
-  backoffMax: 8_000,
+  backoff: 100,
+  backoffMax: 2_000,
   methods: Object.freeze(["POST", "PATCH"]),
   header: "Idempotency-Key",
   quoted: false,
@@ -74,13 +71,11 @@ export function keyHeader(key, policy) {
   return policy.quoted ? `"${key}"` : key;
 }
 
-export function asksAgain(status, { problemType = "", replayed = false, saysWhen = false } = {}) {
+export function asksAgain(status, { replayed = false, saysWhen = false } = {}) {
   // A replay says the same for as long as the server keeps it.
   if (replayed) return false;
-  if (status !== 409) return AGAIN.has(status);
-  if (problemType.endsWith("request-in-progress")) return true;
-  // Any other conflict is the application's word, unless it says when to come back.
-  return saysWhen && !FINAL.some((slug) => problemType.endsWith(slug));
+  // A conflict is the server's last word, unless it says when to come back.
+  return AGAIN.has(status) || (status === 409 && saysWhen);
 }
 
 export function retryAfter(value, date = null) {
@@ -259,12 +254,11 @@ export function createFetch(options = {}) {
     for (let number = 1; ; number++) {
       signal.throwIfAborted();
       const left = policy.deadline - (performance.now() - began);
-      const outcome = await attempt(fetch, request, Math.min(policy.timeout, left), keyed);
-      const { response, error } = outcome;
+      const { response, error } = await attempt(fetch, request, Math.min(policy.timeout, left), keyed);
       if (response === undefined && signal.aborted) throw signal.reason;
       const replayed = response?.headers.get("Idempotent-Replayed") === "true";
       const saysWhen = response?.headers.has("Retry-After");
-      const again = response === undefined || asksAgain(response.status, { replayed, saysWhen, ...outcome });
+      const again = response === undefined || asksAgain(response.status, { replayed, saysWhen });
       const asked = retryAfter(response?.headers.get("Retry-After"), response?.headers.get("Date"));
       const elapsed = performance.now() - began;
       const wait = again ? nextWait(policy, { number, elapsed, asked }) : null;
@@ -296,29 +290,13 @@ async function attempt(fetch, request, timeout, keyed) {
   try {
     const signal = AbortSignal.any([request.signal, clock.signal]);
     const response = await fetch(new Request(request.clone(), { signal }));
-    const problemType = response.status === 409 ? await typeOfProblem(response.clone()) : "";
     // A copy is read, so that the caller gets the response itself, with its url, its type and a body not yet used.
     if (keyed) await response.clone().arrayBuffer();
-    return { response, problemType };
+    return { response };
   } catch (error) {
     return { error };
   } finally {
     clearTimeout(timer);
-  }
-}
-
-async function typeOfProblem(response) {
-  const text = await response.text();
-  if (!response.headers.get("Content-Type")?.toLowerCase().startsWith("application/problem+json")) return "";
-  return problemType(text);
-}
-
-export function problemType(document) {
-  try {
-    const problem = typeof document === "string" ? JSON.parse(document) : document;
-    return typeof problem?.type === "string" ? problem.type : "";
-  } catch {
-    return "";
   }
 }
 

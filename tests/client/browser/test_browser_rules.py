@@ -72,6 +72,20 @@ def test_the_backoff_grows_twofold_up_to_its_limit(rules: Page) -> None:
     assert waits == [500, 1_000, 2_000, 4_000, 4_000, 4_000, None]
 
 
+def test_without_options_a_request_is_sent_20_times_from_a_tenth_of_a_second_up_to_two_apart(rules: Page) -> None:
+    policy, waits = rules.evaluate(
+        """() => {
+            Math.random = () => 1;
+            const policy = idempotency.retryPolicy();
+            const numbers = Array.from({ length: 20 }, (_, index) => index + 1);
+            return [policy, numbers.map((number) => idempotency.nextWait(policy, { number, elapsed: 0 }))];
+        }"""
+    )
+
+    assert waits == [100, 200, 400, 800, 1_600, *[2_000] * 14, None]
+    assert policy["deadline"] == 60_000
+
+
 def test_the_jitter_is_full(rules: Page) -> None:
     waits = rules.evaluate(
         """() => {
@@ -88,11 +102,11 @@ def test_the_jitter_is_full(rules: Page) -> None:
     ("about", "wait"),
     [
         ({"number": 1, "elapsed": 0, "asked": 5_000}, 5_000),
-        ({"number": 1, "elapsed": 0, "asked": 20}, 500),
+        ({"number": 1, "elapsed": 0, "asked": 20}, 100),
         ({"number": 1, "elapsed": 54_999, "asked": 5_000}, 5_000),
         ({"number": 1, "elapsed": 55_000, "asked": 5_000}, None),
-        ({"number": 1, "elapsed": 59_600}, None),
-        ({"number": 5, "elapsed": 0}, None),
+        ({"number": 1, "elapsed": 59_900}, None),
+        ({"number": 20, "elapsed": 0}, None),
     ],
 )
 def test_what_the_server_asks_for_is_the_least_wait_within_the_deadline(
