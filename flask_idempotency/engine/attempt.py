@@ -63,6 +63,11 @@ class Attempt:
         """The idempotency key."""
         return self.claim.record.key
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was claimed."""
+        return time.monotonic() - self.started_at
+
     def __repr__(self) -> str:
         # The key stays out: a repr ends up in logs.
         return f"<Attempt number={self.number} lapsed={self.lapsed} {self.state.value}>"

@@ -15,7 +15,7 @@ from .outages import outage_of
 from .policy import Policy
 from .records import Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from .store import RecordUnreadable, Store, StoreUnavailable
-from .waiting import FIRST_LOOK, LONGEST_LOOK, WaitingRoom
+from .waiting import FIRST_LOOK, LONGEST_LOOK, waiting_room
 
 logger = logging.getLogger("flask_idempotency")
 
@@ -78,7 +78,6 @@ class Engine:
         self._named = start_digest(self.namespace)
         self._observers = [(observer, getattr(observer, "hears", None)) for observer in observers]
         self._outage = outage_of(store)
-        self._waiting = WaitingRoom()
         self._claims_since_sweep = 0
 
     def begin(
@@ -103,12 +102,11 @@ class Engine:
         identity = self._named.copy()
         identity.update(principal + key.encode())
         record = RecordKey(identity.digest(), key, method, path)
-        if heartbeat.owes:
-            try:
-                heartbeat.settle(record.id)
-            except StoreUnavailable:
-                # Whatever the policy says of a store out of reach: this process knows that the work is done.
-                return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
+        # Whatever the policy says of a store out of reach: this process knows what became of the work.
+        if heartbeat.owes and (owing := heartbeat.settle(record.id)):
+            if owing.claim.fingerprint != fingerprint:
+                return self._refuse(Refusal.REUSED, record)
+            return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_patience(owing.age, policy.lease))
         try:
             standing = self._claim(record, fingerprint, policy)
             if may_wait and policy.wait and isinstance(standing, InProgress):
@@ -138,9 +136,6 @@ class Engine:
             case InProgress():
                 return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_retry_after(standing, policy.lease))
             case Lapsed():
-                if _may_take_over(policy) and self._outage.seen and self._outage.holds_back():
-                    wait = max(1, math.ceil(self._outage.calm_for()))
-                    return self._refuse(Refusal.IN_PROGRESS, record, retry_after=wait)
                 return self._refuse(Refusal.OUTCOME_UNKNOWN, record)
 
     def answering(self, attempt: Attempt) -> End:
@@ -215,26 +210,29 @@ class Engine:
             raise
 
     def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Standing:
-        take_over = _may_take_over(policy)
-        durable = policy.durable_claims or not take_over
+        may_take_over = _may_take_over(policy)
         outage = self._outage
-        if outage.seen and outage.holds_back():
-            take_over = False
+        held_back = may_take_over and outage.seen and outage.holds_back()
         try:
             standing = self.store.claim(
                 record,
                 fingerprint,
                 lease=policy.lease,
                 retention=policy.retention,
-                take_over=take_over,
-                durable=durable,
+                take_over=may_take_over and not held_back,
+                durable=policy.durable_claims or not may_take_over,
             )
         except StoreUnavailable as error:
             if not isinstance(error, RecordUnreadable):
                 outage.failed()
             raise
-        if outage.seen:
+        # What is final may have been read where nothing can be written: on a full disk, say.
+        if outage.seen and not isinstance(standing, Completed | InProgress):
             outage.answered(policy.lease)
+        if held_back and isinstance(standing, Lapsed):
+            # Whoever held it may have its answer in hand.
+            now = clock.now()
+            return InProgress(standing.fingerprint, started=now, lease_ends=now + outage.calm_for())
         return standing
 
     def _wait(self, standing: InProgress, record: RecordKey, fingerprint: bytes, policy: Policy) -> Standing:
@@ -242,7 +240,7 @@ class Engine:
         outcome: Standing = standing
         # The time slept is summed, not read from a clock that a test may have stopped.
         left, look = policy.wait, FIRST_LOOK
-        with self._waiting.seat(record.id, seats=policy.max_waiters) as bell:
+        with waiting_room.seat(record.id, seats=policy.max_waiters) as bell:
             while (
                 bell is not None and left > 0 and isinstance(outcome, InProgress) and outcome.fingerprint == fingerprint
             ):
@@ -251,7 +249,12 @@ class Engine:
                 bell.clear()
                 left -= look
                 look = min(look * 2, LONGEST_LOOK)
-                outcome = self._claim(record, fingerprint, policy)
+                try:
+                    outcome = self._claim(record, fingerprint, policy)
+                except StoreUnavailable as error:
+                    # That it is in progress is known, whatever the policy says of a store out of reach.
+                    logger.warning("The store could not be asked again: %s", error)
+                    break
         return outcome
 
     def _finish(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None = None) -> End:
@@ -262,10 +265,14 @@ class Engine:
         claim = attempt.claim
         try:
             held = write()
-        except StoreUnavailable as error:
+        except Exception as error:
             return self._defer(attempt, write, outcome, error)
+        except BaseException as torn_off:
+            # As by a worker's time-out. How the handler ended is known, and whether it was written is not.
+            self._defer(attempt, write, outcome, torn_off)
+            raise
         heartbeat.forget(claim)
-        self._waiting.ring(claim.record.id)
+        waiting_room.ring(claim.record.id)
         if not held:
             attempt.state = State.DONE
             self.tell(Outcome.FENCED, claim.record.id, attempt.number)
@@ -274,17 +281,18 @@ class Engine:
             self.tell(outcome, claim.record.id, attempt.number)
         return End.WRITTEN
 
-    def _defer(
-        self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None, error: StoreUnavailable
-    ) -> End:
-        logger.warning("The end of a request could not be written, it is tried again: %s", error)
-        self._outage.failed()
+    def _defer(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None, error: BaseException) -> End:
+        if isinstance(error, StoreUnavailable):
+            logger.warning("The end of a request could not be written, it is tried again: %s", error)
+            self._outage.failed()
+        else:
+            logger.error("The end of a request could not be written, it is tried again.", exc_info=error)
         record_id = attempt.claim.record.id
         completion = outcome in (Outcome.COMPLETED, Outcome.RESPONSE_DROPPED)
 
         def finish() -> None:
             held = write()
-            self._waiting.ring(record_id)
+            waiting_room.ring(record_id)
             if not held:
                 self.tell(Outcome.FENCED, record_id, attempt.number)
             elif outcome is not None:
@@ -329,4 +337,9 @@ def _retry_after(held: InProgress, lease: float) -> int:
     left = held.lease_ends - now
     if left < lease * _LEFT_WHILE_ALIVE:
         return max(1, math.ceil(left))
-    return 1 + min(int(max(0.0, now - held.started)) // _PATIENCE, int(lease / 3))
+    return _patience(now - held.started, lease)
+
+
+def _patience(age: float, lease: float) -> int:
+    """Whole seconds after which to ask again for what has been in progress so long, and still is."""
+    return 1 + min(int(max(0.0, age)) // _PATIENCE, int(lease / 3))

@@ -84,14 +84,15 @@ class Heartbeat:
         self._beats[token] = attempt
         self._wake_within(min(_RETRY_EVERY, attempt.policy.lease / 3))
 
-    def settle(self, record_id: bytes) -> None:
-        """Write now what is owed for this record; raises `StoreUnavailable` where it cannot be.
+    def settle(self, record_id: bytes) -> Attempt | None:
+        """Write now what is owed for this record; the attempt whose end cannot be written yet, where that is so.
 
         A claim must not be taken over, however long ago it lapsed, while this process knows that its work is done.
         """
         for debt in list(self._owed.values()):
             if debt.attempt.claim.record.id == record_id and not self._pay(debt):
-                raise StoreUnavailable("an earlier answer under this key is still to be written")
+                return debt.attempt
+        return None
 
     def _wake_within(self, seconds: float) -> None:
         if seconds >= self._pause:
@@ -132,8 +133,9 @@ class Heartbeat:
         due: dict[tuple[int, float], list[Attempt]] = {}
         for beat in beats:
             policy = beat.policy
-            if policy.max_run is not None and now - beat.started_at >= policy.max_run and not self._owes_for(beat):
-                self._beats.pop(beat.claim.token, None)  # it hangs: left to lapse
+            if self._hangs(beat):
+                self._beats.pop(beat.claim.token, None)  # left to lapse
+                logger.warning("A handler has run for longer than max_run; its claim is renewed no more.")
             # Due now, if by the next tick it would be older than a third of its lease.
             elif now + pause - beat.renewed_at >= policy.lease / 3:
                 due.setdefault((id(beat.store), policy.lease), []).append(beat)
@@ -151,6 +153,11 @@ class Heartbeat:
                 unreachable.add(store)
                 debt.failed_at = time.monotonic()
 
+    def _hangs(self, attempt: Attempt) -> bool:
+        # A handler that has returned does not, however long its response streams.
+        longest, running = attempt.policy.max_run, attempt.state is State.RUNNING
+        return longest is not None and attempt.age >= longest and running and not self._owes_for(attempt)
+
     def _owes_for(self, attempt: Attempt) -> bool:
         return attempt.claim.token in self._owed
 
@@ -164,7 +171,8 @@ class Heartbeat:
                 logger.warning("Claims cannot be renewed, it is tried again and again: %s", error)
             return False
         except Exception:  # one store's defect must not let the claims of others lapse
-            logger.exception("%d claims could not be renewed.", len(beats))
+            if not self._renewals_fail:
+                logger.exception("%d claims could not be renewed, it is tried again and again.", len(beats))
             return False
         outage_of(store).answered(lease)
         for beat in beats:
@@ -188,7 +196,8 @@ class Heartbeat:
             debt.baton.append(None)
             if not isinstance(error, Exception):
                 raise
-            logger.exception("The end of a request could not be written; it is tried again.")
+            if not debt.failed_at:
+                logger.exception("The end of a request could not be written, it is tried again and again.")
             return False
         # A stream that has ended meanwhile may owe its whole answer, after the tombstone that was written now.
         if self._owed.get(debt.attempt.claim.token) is debt:

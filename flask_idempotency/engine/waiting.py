@@ -4,6 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .forks import call_in_child
+from .process_lock import ProcessLock
+
 #: How long a waiter sleeps between two looks at the store, in seconds: the first, and the longest. A completion in
 #: the same process wakes it at once; the looks are for completions elsewhere.
 FIRST_LOOK, LONGEST_LOOK = 0.01, 0.05
@@ -16,7 +19,12 @@ class WaitingRoom:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
+        self._empty()
+        call_in_child(self._empty)
+
+    def _empty(self) -> None:
+        # The threads that wait are not in a child.
         self._bells: dict[bytes, list[threading.Event]] = {}
         self._seated = 0
 
@@ -53,3 +61,7 @@ class WaitingRoom:
                 self._bells[record_id] = others
             else:
                 del self._bells[record_id]
+
+
+#: The waiting room of this process, whose threads all its applications share.
+waiting_room = WaitingRoom()
