@@ -16,7 +16,7 @@ from .bodies import UnrepeatableBody, can_seek, is_file
 from .faults import is_certificate_refused
 from .keys import sign
 from .policy import IDEMPOTENT_METHODS, RetryPolicy
-from .repeat import repeat, repeat_async
+from .repeat import Deadline, repeat, repeat_async
 from .verdict import asks_again
 
 
@@ -52,13 +52,13 @@ class IdempotencyTransport(httpx.BaseTransport):
         if not exchange.repeats:
             return self._transport.handle_request(request)
 
-        def attempt(left: float) -> httpx.Response:
-            response = self._transport.handle_request(exchange.next_attempt(left))
+        def attempt(deadline: Deadline) -> httpx.Response:
+            response = self._transport.handle_request(exchange.next_attempt(deadline.left))
             if not exchange.reads(response):
                 return response
             try:
                 assert isinstance(response.stream, Iterable)
-                return _whole(response, b"".join(response.stream))
+                return _whole(response, [_in_time(part, deadline) for part in response.stream])
             finally:
                 response.close()
 
@@ -98,13 +98,13 @@ class AsyncIdempotencyTransport(httpx.AsyncBaseTransport):
         if not exchange.repeats:
             return await self._transport.handle_async_request(request)
 
-        async def attempt(left: float) -> httpx.Response:
-            response = await self._transport.handle_async_request(exchange.next_attempt(left))
+        async def attempt(deadline: Deadline) -> httpx.Response:
+            response = await self._transport.handle_async_request(exchange.next_attempt(deadline.left))
             if not exchange.reads(response):
                 return response
             try:
                 assert isinstance(response.stream, AsyncIterable)
-                return _whole(response, b"".join([part async for part in response.stream]))
+                return _whole(response, [_in_time(part, deadline) async for part in response.stream])
             finally:
                 await response.aclose()
 
@@ -206,12 +206,19 @@ def _nothing() -> None:
     return None
 
 
-def _whole(response: httpx.Response, raw: bytes) -> httpx.Response:
+def _in_time(part: bytes, deadline: Deadline) -> bytes:
+    """A part of an answer, which must not go on for ever."""
+    if deadline.is_past:
+        raise httpx.ReadTimeout("The answer was not whole at the deadline.")
+    return part
+
+
+def _whole(response: httpx.Response, parts: list[bytes]) -> httpx.Response:
     """The same answer with its body at hand, as undecoded as it came, for the client to take from there."""
     return httpx.Response(
         response.status_code,
         headers=response.headers,
-        stream=httpx.ByteStream(raw),
+        stream=httpx.ByteStream(b"".join(parts)),
         extensions=response.extensions,
     )
 

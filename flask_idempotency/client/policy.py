@@ -16,8 +16,9 @@ class RetryPolicy:
 
     #: How often a request is sent at most, the first time included.
     attempts: int = 20
-    #: How long all attempts and the waits between them may take. No attempt begins after it, and none waits past it
-    #: for the server's next bytes. A server's lease is 30 s, so this outlasts a worker that died.
+    #: How long all attempts and the waits between them may take. No attempt begins after it, none waits past it for
+    #: the server's next bytes, and an answer that still drips in then is given up. A server's lease is 30 s, so this
+    #: outlasts a worker that died.
     deadline: float = 60.0
     #: Before attempt n + 1 the client waits a random time, up to `backoff * 2 ** (n - 1)` and never more than
     #: `backoff_max`: full jitter, so that clients that failed together do not come back together.

@@ -8,7 +8,7 @@ knows a deadline. An attempt here is everything up to the last byte.
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 try:
     from tenacity import (
@@ -31,37 +31,37 @@ from .verdict import Answer, asks_again, retry_after
 
 logger = logging.getLogger("flask_idempotency.client")
 
-#: What an attempt that begins at the very deadline gets, in seconds: the libraries refuse a time-out of 0.
-_LEAST = 0.001
-
-
 A = TypeVar("A", bound=Answer)
 
 #: Tells which errors of an HTTP library are the network's.
 IsFault = Callable[[BaseException], bool]
 
 
-def repeat(attempt: Callable[[float], A], policy: RetryPolicy, is_fault: IsFault) -> A:
-    """The answer of the last attempt, or its error where that is what remains.
+class Deadline:
+    """Until when a logical request must have its answer, whole. It is so many `seconds` from now."""
 
-    `attempt` is given the seconds left until the deadline.
-    """
-    ends = time.monotonic() + policy.deadline
-    return Retrying(**_rules(policy, is_fault))(lambda: attempt(_left(ends)))
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, as a time-out: the libraries refuse one of 0."""
+        return max(self._ends - time.monotonic(), 0.001)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it is too late."""
+        return time.monotonic() >= self._ends
 
 
-async def repeat_async(attempt: Callable[[float], Awaitable[A]], policy: RetryPolicy, is_fault: IsFault) -> A:
+def repeat(attempt: Callable[[Deadline], A], policy: RetryPolicy, is_fault: IsFault) -> A:
+    """The answer of the last attempt, or its error where that is what remains."""
+    return Retrying(**_rules(policy, is_fault))(attempt, Deadline(policy.deadline))
+
+
+async def repeat_async(attempt: Callable[[Deadline], Awaitable[A]], policy: RetryPolicy, is_fault: IsFault) -> A:
     """As `repeat`, for asyncio and trio."""
-    ends = time.monotonic() + policy.deadline
-
-    async def once() -> A:
-        return await attempt(_left(ends))
-
-    return cast("A", await AsyncRetrying(**_rules(policy, is_fault))(once))
-
-
-def _left(ends: float) -> float:
-    return max(ends - time.monotonic(), _LEAST)
+    return await AsyncRetrying(**_rules(policy, is_fault))(attempt, Deadline(policy.deadline))
 
 
 def _rules(policy: RetryPolicy, is_fault: IsFault) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """For requests: an adapter that gives each logical request one key and retries under it."""
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any, cast
 
 try:
@@ -8,7 +8,7 @@ try:
     from requests.adapters import HTTPAdapter
     from requests.exceptions import UnrewindableBodyError
     from requests.utils import rewind_body
-    from urllib3 import Timeout
+    from urllib3 import HTTPResponse, Timeout
 except ImportError as error:
     raise ImportError(
         "IdempotencyAdapter needs the requests package: pip install 'flask-idempotency[requests]'."
@@ -18,7 +18,7 @@ from .bodies import UnrepeatableBody, is_file
 from .faults import is_certificate_refused
 from .keys import sign
 from .policy import IDEMPOTENT_METHODS, RetryPolicy
-from .repeat import repeat
+from .repeat import Deadline, repeat
 from .verdict import asks_again
 
 
@@ -73,11 +73,11 @@ class IdempotencyAdapter(HTTPAdapter):
         def once(timeout: Any) -> requests.Response:
             return super(IdempotencyAdapter, self).send(request, stream, timeout, verify, cert, proxies)
 
-        def attempt(left: float) -> requests.Response:
+        def attempt(deadline: Deadline) -> requests.Response:
             _rewind(request)
-            response = once(_cut(given, left))
+            response = once(_cut(given, deadline.left))
             if not stream or asks_again(response):
-                _read(response)
+                _read(response, deadline)
             return response
 
         method = request.method or ""
@@ -91,13 +91,34 @@ class IdempotencyAdapter(HTTPAdapter):
         return repeat(attempt, self.policy, _is_fault)
 
 
-def _read(response: requests.Response) -> None:
+def _read(response: requests.Response, deadline: Deadline) -> None:
     """Read the answer to its end; requests keeps it for whoever asks for it."""
+    raw = response.raw
+    response.raw = _InTime(raw, deadline)
     try:
         _ = response.content
-    except BaseException:
-        response.close()
+    except BaseException as error:
+        raw.close()
+        if isinstance(error, requests.RequestException):
+            error.request = response.request  # requests leaves it out here
         raise
+    finally:
+        response.raw = raw
+
+
+class _InTime:
+    """What requests reads an answer from: urllib3's, which must not go on for ever."""
+
+    def __init__(self, raw: HTTPResponse, deadline: Deadline) -> None:
+        self._raw = raw
+        self._deadline = deadline
+
+    def stream(self, amount: int, decode_content: bool) -> Iterator[bytes]:
+        """The parts of the answer as they come in; `HTTPResponse.stream` waits until it has so many bytes."""
+        while part := self._raw.read1(amount, decode_content):
+            yield part
+            if self._deadline.is_past:
+                raise requests.ReadTimeout("The answer was not whole at the deadline.")
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:

@@ -2,17 +2,19 @@
 
 import email.utils
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from flask_idempotency.client import RetryPolicy
 
 from .client_kinds import NETWORK_ERRORS, QUICK, TIMEOUT, Client
-from .faulty_network import Fault, FaultyNetwork
+from .faulty_network import PATIENCE, Fault, FaultyNetwork
 from .payment_server import Canned, Running, Till
 
 Network = Callable[..., FaultyNetwork]
+DRIPS = 200
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
@@ -199,8 +201,11 @@ def test_after_the_last_attempt_the_caller_gets_the_librarys_own_error(
     assert len(net.attempts) == QUICK.attempts
 
 
-def test_a_request_that_failed_can_be_sent_again_under_its_key(client: Client, till: Till, network: Network) -> None:
-    net = network(*[Fault.LOSE_ANSWER] * QUICK.attempts)
+@pytest.mark.parametrize("fault", [Fault.LOSE_ANSWER, Fault.CUT_ANSWER])
+def test_a_request_that_failed_can_be_sent_again_under_its_key(
+    fault: Fault, client: Client, till: Till, network: Network
+) -> None:
+    net = network(*[fault] * QUICK.attempts)
     with pytest.raises(NETWORK_ERRORS) as failed:
         client.send("POST", net.url + "/pay", json={"amount": 5})
 
@@ -277,6 +282,23 @@ def test_the_deadline_ends_an_attempt_that_would_wait_longer(
 
     assert 0.9 < time.monotonic() - before < 15
     assert len(net.attempts) < 50
+
+
+@pytest.mark.parametrize("headers", [[], [("Content-Length", str(DRIPS))]], ids=["until-it-closes", "of-known-length"])
+def test_the_deadline_ends_an_answer_that_drips(
+    headers: list[tuple[str, str]], make_client: Callable[..., Client], running: Running
+) -> None:
+    def dripping(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", headers)
+        for _ in range(DRIPS):
+            time.sleep(PATIENCE / DRIPS)
+            yield b"."
+
+    running.app = dripping
+
+    # No wait for the next byte is long, and in the end the answer would be whole.
+    with pytest.raises(NETWORK_ERRORS):
+        make_client(RetryPolicy(deadline=1.0)).send("POST", running.url + "/pay")
 
 
 def test_a_request_that_http_calls_idempotent_is_retried_without_a_key(

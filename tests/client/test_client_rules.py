@@ -11,7 +11,7 @@ from freezegun import freeze_time
 
 from flask_idempotency.client import RetryPolicy
 from flask_idempotency.client.faults import is_certificate_refused
-from flask_idempotency.client.repeat import repeat
+from flask_idempotency.client.repeat import Deadline, repeat
 from flask_idempotency.client.verdict import retry_after
 
 
@@ -58,10 +58,10 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def failing(*outcomes: Any) -> Callable[[float], Any]:
+def failing(*outcomes: Any) -> Callable[[Deadline], Any]:
     left = iter(outcomes)
 
-    def attempt(_: float) -> Any:
+    def attempt(_: Deadline) -> Any:
         outcome = next(left)
         if isinstance(outcome, BaseException):
             raise outcome
@@ -143,8 +143,8 @@ def test_an_error_that_is_not_the_networks_is_raised_at_once(slept: list[float])
 def test_each_attempt_is_told_what_is_left_of_the_deadline() -> None:
     told: list[float] = []
 
-    def attempt(left: float) -> Any:
-        told.append(left)
+    def attempt(deadline: Deadline) -> Any:
+        told.append(deadline.left)
         return answer(503 if len(told) < 3 else 200)
 
     repeat(attempt, RetryPolicy(deadline=30, backoff=0.01), is_fault)
