@@ -15,7 +15,7 @@ from ..engine.attempt import Attempt, State
 from ..engine.store import RecordUnreadable
 from ..http.admission import ATTEMPT, RESUMED, Resumed
 from ..http.principal import call_with_request
-from ..http.problems import TYPE_PREFIX
+from ..http.problems import slug_of
 from ..http.replay import REPLAYED_HEADER
 from .database import database_of
 from .passage import rewind
@@ -196,4 +196,4 @@ def _refusal_in(content_type: str | None, body: bytes) -> str | None:
         problem_type = str(json.loads(body)["type"])
     except (LookupError, TypeError, ValueError):
         return None
-    return problem_type.removeprefix(TYPE_PREFIX) if problem_type.startswith(TYPE_PREFIX) else None
+    return slug_of(problem_type)

@@ -47,8 +47,13 @@ def in_attempt(environ: dict[str, Any]) -> bool:
 
 
 def place_body(environ: dict[str, Any], policy: Policy) -> Body | None:
-    """Put a rereadable body into the environ, before anything reads it; None where there is no key to read it for."""
-    if environ_name(policy.header) not in environ and policy.key_from is None and RESUMED not in environ:
+    """Put a rereadable body into the environ, before anything reads it; None where the request passes by."""
+    if (
+        not policy.required
+        and environ_name(policy.header) not in environ
+        and policy.key_from is None
+        and RESUMED not in environ
+    ):
         return None
     return Body(environ, policy)
 
@@ -81,7 +86,7 @@ def admit(
             drain_some(environ)
             return problem("idempotency-key-missing")
         assert body is not None, "a key came in after the body was placed"
-        request_fingerprint = body.finish(limit=limit)
+        request_fingerprint = body.finish(limit=limit, request=request)
     except MalformedKey as error:
         engine.tell(Outcome.MALFORMED)
         drain_some(environ)

@@ -1,25 +1,27 @@
 """The request's body: read once, digested on the way, and handed on unread."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
+from werkzeug import Request
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
-from ..engine.policy import FingerprintBy
-from .fingerprint import Digester, start_fingerprint
-
-#: Bodies up to this many bytes stay in memory, larger ones go to a temporary file.
-SPOOL_BYTES = 256 * 1024
+from ..engine.policy import Policy
+from .fingerprint import Digester, fingerprint_of_value, start_fingerprint
+from .principal import call_with_request
 
 _CHUNK = 64 * 1024
 
 #: Digits of a Content-Length that can be meant.
 _LENGTH_DIGITS = 18
 
+#: How much of a body is read for a client that is to hear a refusal.
+_DRAINED = 1024 * 1024
 
-class BrokenBody(BadRequest):
+
+class BodyIncomplete(BadRequest):
     """The client broke off in mid-body, or its Content-Length is none."""
 
     description = "The body ended before it was whole, or its Content-Length is not a number."
@@ -39,92 +41,104 @@ class Body:
     reads past Content-Length: beyond lies silence, and reading it would hang the server.
     """
 
-    _digester: Digester | None = None
-    _kept: IO[bytes] | None = None
-    _count = 0
-    _finished = False  # what is kept is the whole body
+    __slots__ = ("_count", "_digester", "_environ", "_kept", "_policy", "_source", "_whole")
 
-    def __init__(self, environ: dict[str, Any], by: FingerprintBy) -> None:
+    def __init__(self, environ: dict[str, Any], policy: Policy) -> None:
         self._environ = environ
+        self._policy = policy
         self._source: IO[bytes] = environ["wsgi.input"]
-        self._by = by
+        self._digester: Digester | None = None
+        self._kept: IO[bytes] | None = None
+        self._count = 0
+        self._whole = False  # what is kept is the whole body
         environ["wsgi.input"] = self
 
-    def finish(self, *, limit: int | None = None) -> bytes:
+    def finish(self, *, limit: int | None = None, request: Callable[[], Request] | None = None) -> bytes:
         """Read what nobody has read yet, make the whole body readable again, and return the fingerprint.
 
-        Raises `BrokenBody`, werkzeug's 413 where the body is longer than `limit` bytes, and `MalformedMultipart`.
+        `request`: gives the request to a policy that asks it for the fingerprint. Raises `BodyIncomplete`, and
+        werkzeug's 413 where the body is longer than `limit` bytes.
         """
-        length = self._length()
+        length = _content_length(self._environ)
         if limit is not None and length is not None and length > limit:
+            self.drain_some()
             raise RequestEntityTooLarge
-        if self._kept is None and length is not None and length <= _CHUNK:
-            kept: IO[bytes] = BytesIO(self._read_small(length))
+        if self._kept is None and length is not None and length <= _CHUNK and length <= self._policy.spool_bytes:
+            self._hand_on(BytesIO(self._read_at_once(length)))
         else:
-            self._read_rest(length, limit)
-            kept = self._kept or BytesIO()
-            kept.seek(0)
-        digester = self._digester or self._start()
-        fingerprint = digester.digest()
-        self._kept = kept
-        self._finished = True
-        self._environ["wsgi.input"] = kept
-        return fingerprint
+            if not self._read_up_to(length, limit):
+                self.drain_some()
+                raise RequestEntityTooLarge
+            self._hand_on(self._kept or BytesIO())
+        if callable(self._policy.fingerprint):
+            return self._ask(self._policy.fingerprint, request)
+        return (self._digester or self._start()).digest()
 
     def rewind(self) -> None:
         """Hand the body on unread, whoever has read of it meanwhile: what looks for a key or a principal may do so.
 
-        Raises `BrokenBody`.
+        Raises `BodyIncomplete`.
         """
         if self._kept is None:
             self._environ["wsgi.input"] = self._source
             return
-        if not self._finished:
-            self._read_rest(self._length(), None)
-            self._finished = True
-        self._kept.seek(0)
-        self._environ["wsgi.input"] = self._kept
+        if not self._whole:
+            self._read_up_to(_content_length(self._environ), None)
+        self._hand_on(self._kept)
 
-    def _length(self) -> int | None:
-        text = self._environ.get("CONTENT_LENGTH") or ""
-        # Python refuses to make a number of some thousand digits.
-        if text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS:
-            return int(text)
-        if text:
-            raise BrokenBody
-        # Without a length, only a server that ends the input itself lets it be read to its end.
-        if self._environ.get("wsgi.input_terminated"):
-            return None
-        if "HTTP_TRANSFER_ENCODING" in self._environ:
-            # There is a body, but none that could be digested; the application may have its own way to it, as on uWSGI.
-            raise BrokenBody
-        return 0
+    def drain_some(self, limit: int = _DRAINED) -> None:
+        """Read up to about `limit` bytes more. Where that is all, they can be read again, by whoever notes refusals."""
+        if self._whole:
+            return
+        try:
+            if self._read_up_to(_content_length(self._environ), self._count + limit):
+                self._hand_on(self._kept or BytesIO())
+        except HTTPException:  # there is nothing more to come
+            return
 
     def _start(self) -> Digester:
-        return start_fingerprint(self._environ, self._by)
+        by = self._policy.fingerprint
+        return _NoDigester() if callable(by) else start_fingerprint(self._environ, by)
 
-    def _read_small(self, length: int) -> bytes:
+    def _hand_on(self, kept: IO[bytes]) -> None:
+        kept.seek(0)
+        self._kept = self._source = self._environ["wsgi.input"] = kept
+        self._whole = True
+
+    def _ask(self, by: Callable[..., object], request: Callable[[], Request] | None) -> bytes:
+        asked = Request(self._environ, populate_request=False) if request is None else request()
+        # The stream that an earlier look at the body has made and used up.
+        asked.__dict__.pop("stream", None)
+        fingerprint = fingerprint_of_value(call_with_request(by, asked))
+        asked.__dict__.pop("stream", None)
+        assert self._kept is not None
+        self._hand_on(self._kept)
+        return fingerprint
+
+    def _read_at_once(self, length: int) -> bytes:
         data = self._read_source(length) if length else b""
         while len(data) < length:
             more = self._read_source(length - len(data))
             if not more:
-                raise BrokenBody
+                raise BodyIncomplete
             data += more
         self._digester = self._start()
         self._digester.update(data)
         return data
 
-    def _read_rest(self, length: int | None, limit: int | None) -> None:
+    def _read_up_to(self, length: int | None, limit: int | None) -> bool:
+        """Whether the body ends before it is longer than `limit` bytes."""
         while length is None or self._count < length:
             wanted = _CHUNK if length is None else min(_CHUNK, length - self._count)
             data = self._read_source(wanted)
             if not data:
                 if length is not None:
-                    raise BrokenBody
-                return
+                    raise BodyIncomplete
+                return True
             self._keep(data)
             if limit is not None and self._count > limit:
-                raise RequestEntityTooLarge
+                return False
+        return True
 
     def _read_source(self, size: int) -> bytes:
         try:
@@ -132,28 +146,78 @@ class Body:
         except HTTPException:
             raise
         except Exception as error:  # every server has errors of its own; gunicorn's of chunks are no OSErrors
-            raise BrokenBody from error
+            raise BodyIncomplete from error
 
     def _keep(self, data: bytes) -> bytes:
-        if self._kept is None:
+        if self._kept is None or self._digester is None:
             self._digester = self._start()
-            self._kept = _Spool(SPOOL_BYTES)
-        assert self._digester is not None
+            spool_bytes = self._policy.spool_bytes
+            self._kept = spool = _Spool(spool_bytes)
+            if not spool_bytes:  # to the file class, it means "without limit"
+                spool.rollover()
         self._digester.update(data)
         self._kept.write(data)
         self._count += len(data)
         return data
 
-    # What PEP 3333 asks of wsgi.input, for those who read before `finish`.
+    def _tee(self, read: Callable[[int], bytes], size: int | None) -> bytes:
+        if size is None:
+            size = -1
+        if self._whole:
+            return read(size)
+        length = _content_length(self._environ)
+        if length is not None:
+            left = length - self._count
+            size = min(size, left) if size >= 0 else left
+        return self._keep(read(size)) if size else b""
 
-    def read(self, size: int = -1) -> bytes:
-        return self._keep(self._source.read(size))
+    # What PEP 3333 asks of wsgi.input, for those who read before `finish`, and for those who still hold it thereafter.
 
-    def readline(self, size: int = -1) -> bytes:
-        return self._keep(self._source.readline(size))
+    def read(self, size: int | None = -1) -> bytes:
+        return self._tee(self._source.read, size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._tee(self._source.readline, size)
 
     def readlines(self, hint: int = -1) -> list[bytes]:
-        return [self._keep(line) for line in self._source.readlines(hint)]
+        return list(self)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
+
+
+def drain_some(environ: dict[str, Any], limit: int = _DRAINED) -> None:
+    """Read some of a body that is refused unread, if there is one in place.
+
+    A server that closes upon unread input resets the connection, and the client never hears why.
+    """
+    body = environ["wsgi.input"]
+    if isinstance(body, Body):
+        body.drain_some(limit)
+
+
+class _NoDigester:
+    """Where a callable says what the request asks for."""
+
+    def update(self, data: bytes, /) -> None:
+        pass
+
+    def digest(self) -> bytes:
+        return b""
+
+
+def _content_length(environ: dict[str, Any]) -> int | None:
+    """How long the body is; None where it ends by itself. Raises `BodyIncomplete`."""
+    text: str = environ.get("CONTENT_LENGTH") or ""
+    # Python refuses to make a number of some thousand digits.
+    if text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS:
+        return int(text)
+    if text:
+        raise BodyIncomplete
+    # Without a length, only a server that ends the input itself lets it be read to its end.
+    if environ.get("wsgi.input_terminated"):
+        return None
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        # There is a body, but none that could be digested; the application may have its own way to it, as on uWSGI.
+        raise BodyIncomplete
+    return 0

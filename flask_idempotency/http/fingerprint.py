@@ -1,4 +1,4 @@
-"""Digests what a request asks for: method, path, query and payload."""
+"""Digests what a request asks for: host, method, path, query and payload."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from ..engine.digests import start_digest
+from ..engine.digests import digest, start_digest
 from ..engine.policy import FingerprintBy
 
 #: JSON is digested by value up to this many bytes, by its bytes beyond.
@@ -25,6 +25,8 @@ _SLICE = 64 * 1024
 #: No line of a boundary is longer than this.
 _MAX_LINE = 1024
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
 
 class Digester(Protocol):
     """Takes the payload as it is read, and yields the fingerprint at its end."""
@@ -34,34 +36,56 @@ class Digester(Protocol):
         ...
 
     def digest(self) -> bytes:
-        """The fingerprint. Raises `MalformedMultipart` where the payload is not what its type says."""
+        """The fingerprint."""
         ...
-
-
-class MalformedMultipart(ValueError):
-    """The body is not the `multipart/form-data` that its type promises."""
 
 
 def start_fingerprint(environ: dict[str, Any], by: FingerprintBy) -> Digester:
     """Begin the fingerprint of the request; the payload follows with `update`."""
-    content_type = environ.get("CONTENT_TYPE", "")
-    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-        return _MultipartDigester(_head(environ, "multipart"), content_type)
+    content_type: str = environ.get("CONTENT_TYPE") or ""
+    if content_type[:10].lower() == "multipart/" and _media_type(content_type) == "multipart/form-data":
+        return _MultipartDigester(environ, content_type)
     if by == "json" and _is_json(content_type):
         return _JSONDigester(environ)
     return _head(environ, "bytes")
 
 
+def fingerprint_of_value(value: object) -> bytes:
+    """The fingerprint, where a callable of the policy says what the request asks for. Raises `TypeError`."""
+    if isinstance(value, bytes):
+        return digest(b"value bytes " + value)
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        # Most objects have a text that is another in each request: no retry would ever be known for one.
+        named = type(value).__qualname__
+        raise TypeError(f"fingerprint must return a string, bytes, or what JSON can hold, not {named}.") from error
+    return digest(b"value json " + text.encode())
+
+
 def _head(environ: dict[str, Any], kind: str) -> blake2b:
-    method = environ["REQUEST_METHOD"]
+    host = _host(environ)
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query = environ.get("QUERY_STRING", "")
-    head = f"{kind} {method} {len(path)} {path} {len(query)} {query}\n"
+    head = f"{kind} {environ['REQUEST_METHOD']} {len(host)} {host} {len(path)} {path} {len(query)} {query}\n"
     return start_digest(head.encode("utf-8", "surrogatepass"))
 
 
+def _host(environ: dict[str, Any]) -> str:
+    """What the request asks for, not what it came in by; that a port is the scheme's own need not be said."""
+    scheme = environ.get("wsgi.url_scheme", "http")
+    host: str | None = environ.get("HTTP_HOST")
+    if not host:
+        host = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    return host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def _is_json(content_type: str) -> bool:
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
@@ -113,11 +137,13 @@ def _number(text: str) -> tuple[int, str, int]:
 
 
 class _MultipartDigester:
-    """Digests a form by its parts, since a retry has another boundary."""
+    """Digests a form by its parts, since a retry has another boundary; what is no form, by its bytes."""
 
-    def __init__(self, whole: blake2b, content_type: str) -> None:
-        self._whole = whole
+    def __init__(self, environ: dict[str, Any], content_type: str) -> None:
+        self._by_bytes = _head(environ, "bytes")
+        self._by_parts = _head(environ, "multipart")
         self._part: blake2b | None = None
+        self._unread = bytearray()
         self._rest = b""
         self._decoder: MultipartDecoder | None = None
         boundary = parse_options_header(content_type)[1].get("boundary", "")
@@ -126,13 +152,34 @@ class _MultipartDigester:
             self._decoder = MultipartDecoder(boundary.encode("latin-1", "replace"), _MAX_PENDING_BYTES)
 
     def update(self, data: bytes) -> None:
-        for begin in range(0, len(data), _SLICE):
-            if self._decoder is None:
-                return
+        self._by_bytes.update(data)
+        if self._decoder is None:
+            return
+        # In slices that are the same however the body arrives, so that what the decoder makes of it is, too.
+        self._unread += data
+        while self._decoder is not None and len(self._unread) >= _SLICE:
+            slice_, self._unread = bytes(self._unread[:_SLICE]), self._unread[_SLICE:]
+            self._decode(self._decoder, slice_)
+
+    def digest(self) -> bytes:
+        decoder = self._decoder
+        if decoder is not None:
             try:
-                self._pass_on(self._decoder, data[begin : begin + _SLICE])
+                self._pass_on(decoder, bytes(self._unread))
+                decoder.receive_data(self._rest)
+                decoder.receive_data(None)
+                if self._take(decoder):
+                    return self._by_parts.digest()
             except (ValueError, RequestEntityTooLarge):
-                self._decoder = None
+                pass
+        return self._by_bytes.digest()
+
+    def _decode(self, decoder: MultipartDecoder, data: bytes) -> None:
+        try:
+            self._pass_on(decoder, data)
+        except (ValueError, RequestEntityTooLarge):
+            self._decoder = None
+            self._unread.clear()
 
     def _pass_on(self, decoder: MultipartDecoder, data: bytes) -> None:
         # In whole lines: of a boundary that is torn before its last byte, the decoder takes the CR for data. And never
@@ -147,17 +194,6 @@ class _MultipartDigester:
         if end:
             decoder.receive_data(data[:end])
             self._take(decoder)
-
-    def digest(self) -> bytes:
-        try:
-            if self._decoder is not None:
-                self._decoder.receive_data(self._rest)
-                self._decoder.receive_data(None)
-                if self._take(self._decoder):
-                    return self._whole.digest()
-        except (ValueError, RequestEntityTooLarge):
-            pass
-        raise MalformedMultipart("the body is not the multipart/form-data that its Content-Type promises")
 
     def _take(self, decoder: MultipartDecoder) -> bool:
         """Digest what has arrived; True once the form has ended."""
@@ -175,7 +211,7 @@ class _MultipartDigester:
         self._part.update(event.data)
         if not event.more_data:
             # A digest of fixed length for each part: no part can pass for two.
-            self._whole.update(self._part.digest())
+            self._by_parts.update(self._part.digest())
 
 
 def _describe(part: Event) -> bytes:

@@ -6,90 +6,132 @@ The draft asks for it in section 2.2: the rules, expiry included, are to be publ
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
-from urllib.parse import quote
+from typing import Any
 
 from werkzeug import Request, Response
 
 from ..engine.policy import Policy
-from .problems import PROBLEMS, TYPE_PREFIX
+from .problems import PROBLEMS, Docs
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A policy and the URL rules it is in force for; no rules: for everything that has none of its own."""
+    """A policy and the URL rules it is in force for; no rules: for everything that has none of its own.
 
-    policy: Policy
+    A policy of None: they are exempt.
+    """
+
+    policy: Policy | None
     paths: tuple[str, ...] = ()
 
 
-def answer(request: Request, rules: Sequence[Rules]) -> Response:
+def answer(request: Request, rules: Sequence[Rules], docs: Docs) -> Response:
     """The page in the form that the request accepts."""
+    document = _document(rules, docs.below(request.environ.get("SCRIPT_NAME", "")))
     if request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json":
-        response = Response(json.dumps(_document(rules), indent=2) + "\n", content_type="application/json")
+        response = Response(json.dumps(document, indent=2) + "\n", content_type="application/json")
     else:
-        response = Response(_html(_document(rules)), content_type="text/html; charset=utf-8")
+        response = Response(_html(document), content_type="text/html; charset=utf-8")
         response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     response.headers["Vary"] = "Accept"
     return response
 
 
-@lru_cache(maxsize=256)
-def link_target(script_name: str, docs_url: str | None) -> str | None:
-    """Where the `Link` of a problem points: a path is the application's own, below where it is mounted.
-
-    `script_name` is the environ's `SCRIPT_NAME`.
-    """
-    if docs_url is None or not docs_url.startswith("/"):
-        return docs_url
-    # Decoded as PEP 3333 has it; a header takes it only encoded.
-    return quote(script_name.rstrip("/").encode("latin-1", "replace"), safe="/:@!$&'()*+,;=~") + docs_url
-
-
-def _document(rules: Sequence[Rules]) -> dict[str, object]:
+def _document(rules: Sequence[Rules], docs: Docs) -> dict[str, Any]:
     return {
-        "policies": [_describe(entry) for entry in rules],
+        "policies": _policies(rules),
+        "exempt_paths": sorted({path for each in rules if each.policy is None for path in each.paths}),
         "problems": [
-            {"type": TYPE_PREFIX + known.slug, "status": known.status, "title": known.title}
-            for known in PROBLEMS.values()
+            {"type": docs.type_of(slug), "status": known.status, "title": known.title, "name": slug}
+            for slug, known in PROBLEMS.items()
         ],
     }
 
 
-def _describe(entry: Rules) -> dict[str, object]:
-    policy = entry.policy
+def _policies(rules: Sequence[Rules]) -> list[dict[str, object]]:
+    """Each policy once: those that read the same are in force for the paths of all of them."""
+    described: list[tuple[dict[str, object], list[str]]] = []
+    for each in rules:
+        if each.policy is None:
+            continue
+        description = _describe(each.policy)
+        for known, paths in described:
+            if known == description:
+                # No paths: in force for all others, and so for these.
+                paths.extend(path for path in each.paths if paths and path not in paths)
+                break
+        else:
+            described.append((description, list(each.paths)))
+    return [{"paths": paths or "all others"} | description for description, paths in described]
+
+
+def _describe(policy: Policy) -> dict[str, object]:
     return {
-        "paths": list(entry.paths) or "all others",
         "key": "taken from the request" if policy.key_from else policy.header,
         "methods": list(policy.methods),
         "required": policy.required,
         "quoted_form_only": policy.strict,
+        "principal": _principal(policy),
+        "fingerprint": _fingerprint(policy),
         "retention_seconds": policy.retention,
-        "lease_seconds": policy.lease,
-        "wait_seconds": policy.wait,
         "kept_responses": policy.keep if isinstance(policy.keep, str) else "chosen by status",
+        "kept_cookies": policy.keep_cookies,
         "max_response_bytes": policy.max_response_bytes,
+        "wait_seconds": policy.wait,
+        "max_waiters": policy.max_waiters,
+        "lease_seconds": policy.lease,
+        "max_run_seconds": policy.max_run,
         "on_lapse": policy.on_lapse,
+        "on_error": policy.on_error,
+        "on_conflict": policy.on_conflict,
         "on_store_error": policy.on_store_error,
-        "fingerprint": f"method, path, query and {'JSON value' if policy.fingerprint == 'json' else 'payload'}",
+        "on_completion_error": policy.on_completion_error,
+        "atomic": policy.atomic,
+        "durable_claims": policy.durable_claims,
+        "kept_requests": bool(policy.keep_request),
     }
 
 
+def _principal(policy: Policy) -> str:
+    if policy.principal is None:
+        return "nobody is told apart"
+    if isinstance(policy.principal, tuple):
+        return ", ".join(policy.principal)
+    if isinstance(policy.principal, str):
+        return "who is signed in, else the Authorization header, else the session"
+    return "chosen by the application"
+
+
+def _fingerprint(policy: Policy) -> str:
+    if not isinstance(policy.fingerprint, str):
+        return "chosen by the application"
+    return f"host, method, path, query and {'JSON value' if policy.fingerprint == 'json' else 'payload'}"
+
+
 _LABELS = {
-    "paths": "Paths",
     "key": "Idempotency key",
     "methods": "Methods",
     "required": "Key required",
     "quoted_form_only": "Quoted form only",
-    "retention_seconds": "Answers are kept for (seconds)",
-    "lease_seconds": "A claim lapses after (seconds)",
-    "wait_seconds": "A concurrent repeat waits for (seconds)",
-    "kept_responses": "Responses kept",
-    "max_response_bytes": "Largest response kept (bytes)",
-    "on_lapse": "When the first request's outcome is unknown",
-    "on_store_error": "When keys cannot be checked",
+    "principal": "Whose key it is",
     "fingerprint": "What makes a request the same",
+    "retention_seconds": "Answers are kept for (seconds)",
+    "kept_responses": "Responses kept",
+    "kept_cookies": "Cookies are replayed",
+    "max_response_bytes": "Largest response kept (bytes)",
+    "wait_seconds": "A concurrent repeat waits for (seconds)",
+    "max_waiters": "So many wait at once in a process",
+    "lease_seconds": "A claim lapses after (seconds)",
+    "max_run_seconds": "A request may run for (seconds)",
+    "on_lapse": "When the first request's server vanished",
+    "on_error": "When the first request failed",
+    "on_conflict": "When two requests meet at the same data",
+    "on_store_error": "When keys cannot be checked",
+    "on_completion_error": "When an answer cannot be kept yet",
+    "atomic": "The answer is kept in the work's own transaction",
+    "durable_claims": "A claim survives power loss",
+    "kept_requests": "Requests are kept until they are done",
 }
 
 _STYLE = """
@@ -98,38 +140,46 @@ body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem }
 caption { text-align: start; font-weight: bold; padding: .4rem 0 }
 th, td { text-align: start; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886 }
-th { font-weight: normal; width: 50% }
+th { font-weight: normal; width: 50%; overflow-wrap: anywhere }
+:target { background: #fd04 }
 """
 
 
-def _html(document: dict[str, object]) -> str:
-    policies, problems = document["policies"], document["problems"]
-    assert isinstance(policies, list)
-    assert isinstance(problems, list)
+def _html(document: dict[str, Any]) -> str:
     tables = "".join(
         _table(
-            "In force for " + (", ".join(p["paths"]) if isinstance(p["paths"], list) else "all other paths"),
-            [(_LABELS[name], _text(value)) for name, value in p.items() if name != "paths"],
+            "In force for " + (", ".join(each["paths"]) if isinstance(each["paths"], list) else "all other paths"),
+            "".join(_row(label, _text(each[name])) for name, label in _LABELS.items()),
         )
-        for p in policies
+        for each in document["policies"]
     )
-    errors = _table("Problems", [(p["type"], f"{p['status']} {p['title']}") for p in problems])
+    exempt = document["exempt_paths"]
+    without = f"<p>Without idempotency keys: {escape(', '.join(exempt))}</p>" if exempt else ""
+    problems = "".join(
+        _row(each["type"], f"{each['status']} {each['title']}", anchor=each["name"]) for each in document["problems"]
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Idempotency policy</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style></head><body><h1>Idempotency policy</h1>"
         "<p>Send a new idempotency key with each operation, and the same key with each retry of it: the operation is "
         "done once, and every retry hears the first answer.</p>"
-        f"{tables}{errors}</body></html>\n"
+        f"{tables}{without}{_table('Problems', problems)}</body></html>\n"
     )
 
 
-def _table(caption: str, rows: list[tuple[str, str]]) -> str:
-    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in rows)
-    return f"<table><caption>{escape(caption)}</caption>{body}</table>"
+def _table(caption: str, rows: str) -> str:
+    return f"<table><caption>{escape(caption)}</caption>{rows}</table>"
+
+
+def _row(name: str, text: str, *, anchor: str = "") -> str:
+    named = f' id="{escape(anchor)}"' if anchor else ""
+    return f'<tr{named}><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>'
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return "no limit"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -1,36 +1,100 @@
 """On whose behalf a request comes: a part of the record's identity, so that nobody hears another's answer."""
 
 import inspect
+import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from werkzeug import Request
+from werkzeug.http import parse_cookie
 
 from ..engine.digests import digest
 from ..engine.policy import Policy
 from .header import environ_name
 
-#: Tells who is signed in, as one of the application's own means of signing in has verified it; None for nobody.
-SignedIn = Callable[[Request], tuple[str, str] | None]
+logger = logging.getLogger("flask_idempotency")
+
+_COOKIE = "cookie:"
 
 
-def principal_of(
+class SignedIn(Protocol):
+    """What an application knows of its callers; a front end that knows no sessions has none."""
+
+    def user(self, request: Request) -> tuple[str, str] | None:
+        """How the caller signed in and who it is, as the application's own means have verified it; None for nobody."""
+        ...
+
+    def session(self, request: Request) -> tuple[str, str] | bytes | None:
+        """What the session says: a tuple names the caller, bytes are its content; None where it is empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The principal, as a digest, and what of a session that names nobody joins the fingerprint: a digest, or b""."""
+
+    principal: bytes
+    joins_fingerprint: bytes = b""
+
+
+def caller_of(
     environ: dict[str, Any], request: Callable[[], Request], policy: Policy, signed_in: SignedIn | None = None
-) -> bytes:
-    """A digest of fixed length that stands for the principal. Raw credentials go no further than this function."""
+) -> Caller:
+    """Who asks. Raw credentials go no further than this function."""
     chosen = policy.principal
+    if isinstance(chosen, str):
+        return _find(environ, request, signed_in)
+    if chosen is None:
+        return _ANONYMOUS
     if callable(chosen):
         value = call_with_request(chosen, request())
-        return _digest("callable", *(() if value is None else (_text(value),)))
-    if chosen is not None:
-        return _digest("headers", *(f"{name.lower()}={environ.get(environ_name(name), '')}" for name in chosen))
-    user = signed_in(request()) if signed_in is not None else None
-    if user is not None:
-        return _digest("user", *user)
+        return _ANONYMOUS if value is None else Caller(_digest("callable", _text(value)))
+    named = [(name, value) for name in chosen if (value := _sent(environ, name)) is not None]
+    return Caller(_digest("named", *(part for pair in named for part in pair))) if named else _ANONYMOUS
+
+
+def _find(environ: dict[str, Any], request: Callable[[], Request], signed_in: SignedIn | None) -> Caller:
+    """The first that says who asks."""
+    if signed_in is not None:
+        user = signed_in.user(request())
+        if user is not None:
+            return Caller(_digest("user", *user))
     authorization = environ.get("HTTP_AUTHORIZATION")
-    return _NOBODY if authorization is None else _digest("authorization", authorization)
+    if authorization is not None:
+        return Caller(_digest("authorization", authorization))
+    cookie = environ.get("HTTP_COOKIE")
+    if not cookie:
+        return _ANONYMOUS
+    if signed_in is None:
+        _warn_of_cookies()
+        return Caller(_ANONYMOUS.principal, _digest("cookie", cookie))
+    session = signed_in.session(request())
+    if session is None:
+        return _ANONYMOUS
+    if isinstance(session, bytes):
+        return Caller(_ANONYMOUS.principal, digest(session))
+    return Caller(_digest("session", *session))
+
+
+def _sent(environ: dict[str, Any], name: str) -> str | None:
+    """The value of a header, or of a cookie where the name says so."""
+    if name.startswith(_COOKIE):
+        return parse_cookie(environ).get(name.removeprefix(_COOKIE))
+    value: str | None = environ.get(environ_name(name))
+    return value
+
+
+@cache
+def _warn_of_cookies() -> None:
+    logger.warning(
+        "A request has cookies, and nothing else tells on whose behalf it comes. So that nobody hears another's "
+        "answer, a retry with other cookies is refused. Set principal= to what names the caller, such as "
+        "Policy(principal=['cookie:session']); to None, where callers need no telling apart."
+    )
 
 
 def call_with_request(function: Callable[..., object], request: Request) -> object:
@@ -74,4 +138,4 @@ def _digest(*parts: str) -> bytes:
     return digest(framed.encode("utf-8", "surrogatepass"))
 
 
-_NOBODY = _digest("nobody")
+_ANONYMOUS = Caller(_digest("anonymous"))

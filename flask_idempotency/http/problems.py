@@ -2,130 +2,263 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from urllib.parse import quote
 
 from werkzeug.http import HTTP_STATUS_CODES
 
-#: What the `type` of every problem starts with. An identifier, not an address: it stays the same wherever the policy
-#: is documented; the `Link` header points there.
+#: What the `type` of a problem starts with where nothing documents it.
 TYPE_PREFIX = "urn:flask-idempotency:"
+
+#: What the `instance` of a problem starts with: the record that stands behind it.
+RECORD_PREFIX = "urn:flask-idempotency:record:"
+
+#: Where a problem leads when the application documents nothing.
+_DRAFT = "https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """One refusal: its `type` ends in the slug. `retry_after`: whole seconds, where asking again may help.
+class Docs:
+    """Where the policies are documented: at `url`, if it is set, else at `path`, where the front end serves the page.
 
-    `status_line` is what WSGI wants: the status code with its phrase. `body` is the document.
+    Both may be None. A path is the application's own, below where it is mounted.
     """
+
+    url: str | None = None
+    path: str | None = None
+
+    def below(self, script_name: str) -> "Docs":
+        """The same for an application that is mounted at `script_name`, the environ's `SCRIPT_NAME`."""
+        return _below(self, script_name) if script_name else self
+
+    @property
+    def link(self) -> str:
+        """Where a problem leads."""
+        return self.url or self.path or _DRAFT
+
+    def type_of(self, slug: str) -> str:
+        """The `type` of a problem: where it is documented, or at least a name of its own."""
+        page = self.url or self.path
+        return TYPE_PREFIX + slug if page is None else f"{page.partition('#')[0]}#{slug}"
+
+
+# Bounded, since clients may have a say in where an application is mounted.
+@lru_cache(maxsize=256)
+def _below(docs: Docs, script_name: str) -> Docs:
+    # Decoded as PEP 3333 has it; a header takes it only encoded.
+    mounted = quote(script_name.rstrip("/").encode("latin-1", "replace"), safe="/:@!$&'()*+,;=~")
+
+    def under(page: str | None) -> str | None:
+        return mounted + page if page is not None and page.startswith("/") else page
+
+    return Docs(under(docs.url), under(docs.path))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProblemType:
+    """What all refusals of one kind have in common. `detail` may have a place for the `{reason}`."""
 
     slug: str
     status: int
     title: str
     detail: str
-    retry_after: int | None = None
-    status_line: str = field(init=False)
-    body: bytes = field(init=False)
 
-    def __post_init__(self) -> None:
-        document = {
-            "type": TYPE_PREFIX + self.slug,
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-        }
-        object.__setattr__(self, "status_line", f"{self.status} {HTTP_STATUS_CODES[self.status].upper()}")
-        object.__setattr__(self, "body", json.dumps(document).encode() + b"\n")
 
-    def headers(self, docs_url: str | None) -> list[tuple[str, str]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told:
+    """A problem as it is told, whoever hears it."""
+
+    type: ProblemType
+    detail: str
+    retry_after: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """One refusal. `record_id`: the record that stands behind it, if there is one."""
+
+    told: _Told
+    record_id: bytes | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name of the problem: its `type` ends in it."""
+        return self.told.type.slug
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return self.told.type.status
+
+    @property
+    def status_line(self) -> str:
+        """What WSGI wants: the status code with its phrase."""
+        return _render(self.told, _UNDOCUMENTED).status_line
+
+    @property
+    def title(self) -> str:
+        """What it is, the same for every occurrence."""
+        return self.told.type.title
+
+    @property
+    def detail(self) -> str:
+        """What it is this time."""
+        return self.told.detail
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds, where asking again may help."""
+        return self.told.retry_after
+
+    @property
+    def instance(self) -> str | None:
+        """The name of the record that stands behind it."""
+        return None if self.record_id is None else RECORD_PREFIX + self.record_id.hex()
+
+    def document(self, docs: Docs) -> bytes:
+        """The body of the response."""
+        rendered = _render(self.told, docs)
+        if self.record_id is None:
+            return rendered.document
+        return b"%b%b%b" % (rendered.up_to_record, self.record_id.hex().encode(), _BEHIND_RECORD)
+
+    def headers(self, docs: Docs) -> list[tuple[str, str]]:
         """The header fields of the response, in their order."""
-        return list(_headers(self, docs_url))
+        rendered = _render(self.told, docs)
+        if self.record_id is None:
+            length = len(rendered.document)
+        else:
+            length = len(rendered.up_to_record) + 2 * len(self.record_id) + len(_BEHIND_RECORD)
+        return [*rendered.headers, ("Content-Length", str(length))]
 
 
-# A refusal must cost less than what it refuses. What it says is told once: no client has a say in it.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rendered:
+    """What of a response does not depend on the record."""
+
+    status_line: str
+    headers: tuple[tuple[str, str], ...]
+    document: bytes
+    up_to_record: bytes
+
+
+_UNDOCUMENTED = Docs()
+
+_BEHIND_RECORD = b'"}\n'
+
+
+# A refusal must cost less than what it refuses: what no client has a say in is written once.
 @lru_cache(maxsize=256)
-def _headers(told: Problem, docs_url: str | None) -> tuple[tuple[str, str], ...]:
-    headers = [("Content-Type", "application/problem+json")]
-    if docs_url is not None:
-        headers.append(("Link", f'<{docs_url}>; rel="describedby"'))
+def _render(told: _Told, docs: Docs) -> _Rendered:
+    kind = told.type
+    members = {
+        "type": docs.type_of(kind.slug),
+        "title": kind.title,
+        "status": kind.status,
+        "detail": told.detail,
+    }
+    headers = [("Content-Type", "application/problem+json"), ("Link", f'<{docs.link}>; rel="describedby"')]
     if told.retry_after is not None:
         headers.append(("Retry-After", str(told.retry_after)))
     # Another moment, another answer: nothing in between may keep this one.
     headers.append(("Cache-Control", "no-store"))
-    headers.append(("Content-Length", str(len(told.body))))
-    return tuple(headers)
+    with_record = json.dumps(members | {"instance": RECORD_PREFIX})
+    return _Rendered(
+        f"{kind.status} {HTTP_STATUS_CODES[kind.status].upper()}",
+        tuple(headers),
+        json.dumps(members).encode() + b"\n",
+        with_record.removesuffix('"}').encode(),
+    )
 
 
 _ALL = (
-    Problem(
+    ProblemType(
         "idempotency-key-missing",
         400,
         "An idempotency key is required",
         "This operation is done at most once for each idempotency key, and the request carries none.",
     ),
-    Problem("idempotency-key-malformed", 400, "The idempotency key is malformed", "The key cannot be used: {reason}."),
-    Problem(
+    ProblemType(
+        "idempotency-key-malformed",
+        400,
+        "The idempotency key is malformed",
+        "The key cannot be used: {reason}.",
+    ),
+    ProblemType(
+        "body-incomplete",
+        400,
+        "The request body is incomplete",
+        "The body ended before it was whole, or its Content-Length is no number. The request was not carried out; send "
+        "it again.",
+    ),
+    ProblemType(
         "idempotency-key-reused",
         422,
         "The idempotency key was used for another request",
-        "The key names a request with another method, path, query or payload. A new operation needs a new key.",
+        "The key names a request with another method, address or payload, or one that came under another session. A "
+        "new operation needs a new key.",
     ),
-    Problem(
+    ProblemType(
         "request-in-progress",
         409,
         "A request with this idempotency key is in progress",
         "The first request with this key has not ended yet. Send the same request again later.",
     ),
-    Problem(
+    ProblemType(
         "outcome-unknown",
         409,
         "The outcome of the first request is unknown",
         "The server stopped while it worked on the first request with this key. Whether the work was done must be "
         "found out before anyone tries again.",
     ),
-    Problem(
+    ProblemType(
         "response-not-kept",
         409,
         "The request was done, but its response was not kept",
         "The first request with this key was carried out. Its response was too large to keep or broke off, so it "
         "cannot be repeated; the request will not be carried out again.",
     ),
-    Problem(
-        "claim-fenced",
+    ProblemType(
+        "claim-lost",
         409,
         "Another attempt with this idempotency key counts",
         "This attempt took so long that another one was let in, and that one's answer counts. Send the same request "
         "again to hear it.",
     ),
-    Problem(
+    ProblemType(
         "store-unavailable",
         503,
         "Idempotency keys cannot be checked now",
-        "The store of idempotency keys cannot be reached, and the request was not carried out. Send the same request "
-        "again later.",
+        "The store of idempotency keys cannot be reached. Send the same request again later.",
     ),
-    Problem(
+    ProblemType(
         "transaction-conflict",
         503,
         "The request met another one at the same data",
         "The request was undone, since another one changed the same data meanwhile. Send the same request again.",
     ),
-    Problem(
-        "request-body-malformed",
-        400,
-        "The request body is malformed",
-        "The body does not match the headers that describe it: {reason}.",
-    ),
 )
 
 #: Every problem that the library answers with, by its slug.
-PROBLEMS: Mapping[str, Problem] = MappingProxyType({problem.slug: problem for problem in _ALL})
+PROBLEMS: Mapping[str, ProblemType] = MappingProxyType({known.slug: known for known in _ALL})
+
+
+def problem(
+    slug: str, *, reason: str | None = None, retry_after: int | None = None, record_id: bytes | None = None
+) -> Problem:
+    """The problem with this slug, told in particular."""
+    return Problem(_tell(slug, reason, retry_after), record_id)
+
+
+def slug_of(problem_type: str) -> str | None:
+    """Which of our problems a `type` names, wherever it is documented; None for somebody else's."""
+    slug = problem_type.removeprefix(TYPE_PREFIX).rpartition("#")[2]
+    return slug if slug != problem_type and slug in PROBLEMS else None
 
 
 @lru_cache(maxsize=256)
-def problem(slug: str, *, reason: str | None = None, retry_after: int | None = None) -> Problem:
-    """The problem with this slug, told in particular."""
+def _tell(slug: str, reason: str | None, retry_after: int | None) -> _Told:
     known = PROBLEMS[slug]
-    detail = known.detail if reason is None else known.detail.format(reason=reason)
-    return Problem(known.slug, known.status, known.title, detail, retry_after)
+    return _Told(known, known.detail if reason is None else known.detail.format(reason=reason), retry_after)

@@ -1,6 +1,6 @@
 """What of a response is kept, and how it is answered again."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
@@ -26,21 +26,25 @@ _NEVER_KEPT = frozenset(
 )
 _NEVER_KEPT_WITHOUT_COOKIES = _NEVER_KEPT | {"set-cookie"}
 
+#: Most headers are kept, and their length says so without a look at their letters.
+_LENGTHS = frozenset(map(len, _NEVER_KEPT_WITHOUT_COOKIES))
 
-def keep(status: str, headers: Iterable[tuple[str, str]], body: bytes, policy: Policy) -> StoredResponse:
+
+def keep(status: str, headers: Collection[tuple[str, str]], body: bytes, policy: Policy) -> StoredResponse:
     """The response as it is kept."""
     dropped = _NEVER_KEPT if policy.keep_cookies else _NEVER_KEPT_WITHOUT_COOKIES
-    kept = []
-    hop_by_hop: set[str] = set()
-    for name, value in headers:
-        lower = name.lower()
-        if lower not in dropped:
-            kept.append((name, value))
-        elif lower == "connection":
-            hop_by_hop.update(token.strip().lower() for token in value.split(","))
-    if hop_by_hop:
-        kept = [(name, value) for name, value in kept if name.lower() not in hop_by_hop]
+    kept = [field for field in headers if len(field[0]) not in _LENGTHS or field[0].lower() not in dropped]
+    if len(kept) < len(headers):
+        hop_by_hop = _named_by_connection(headers)
+        if hop_by_hop:
+            kept = [field for field in kept if field[0].lower() not in hop_by_hop]
     return StoredResponse(status, tuple(kept), body)
+
+
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """What `Connection` says to be of this connection alone, too (RFC 9110, section 7.6.1)."""
+    options = (value.split(",") for name, value in headers if name.lower() == "connection")
+    return {option.strip().lower() for each in options for option in each}
 
 
 def promised_length(headers: Iterable[tuple[str, str]]) -> int | None:
