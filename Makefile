@@ -1,10 +1,11 @@
 # Each target stands alone on a fresh clone: the virtual environment is made on first use.
 PYTHON ?= python3
+PORT ?= 5000
 BIN := .venv/bin
 
 .PHONY: run test lint bench
 run: .venv/example
-	$(BIN)/flask --app example_app run
+	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)

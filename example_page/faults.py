@@ -139,10 +139,10 @@ def make_frail(shop: Flask, endpoint: str) -> None:
 
 
 def _leave_claim(shop: Flask) -> None:
-    """Leave the claim as a killed process does: the heartbeat is still, and nothing keeps the answer in the store."""
+    """Leave the claim as a killed process does: nobody renews it, and nothing keeps the answer in the store."""
     attempt = request.environ.get(ATTEMPT)
     if attempt is not None:
-        shop.extensions["idempotency"].engine.abandon(attempt)
+        shop.extensions["idempotency"].engine.let_lapse(attempt)
 
 
 def observe(shop: Flask) -> Callable[..., None]:

@@ -31,18 +31,16 @@ AGAIN = (409, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """Payments to make at `url`, by so many workers at once. `timeout`: seconds that an attempt waits."""
+    """Payments to make at `url`, by so many workers at once. `timeout`: seconds that an attempt waits.
+
+    Our clients try as often as they do without arguments, and the clients of others `attempts` times.
+    """
 
     url: str
     amounts: Sequence[int]
     workers: int
-    attempts: int
     timeout: float
-
-    @property
-    def policy(self) -> RetryPolicy:
-        """The same bounds for our own clients."""
-        return RetryPolicy(attempts=self.attempts, deadline=120.0, backoff=0.05, backoff_max=1.0)
+    attempts: int = RetryPolicy().attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def our_requests(errand: Errand) -> list[Receipt]:
 
     def connect() -> Callable[[int], Receipt]:
         session = requests.Session()
-        session.mount("http://", IdempotencyAdapter(policy=errand.policy, timeout=errand.timeout))
+        session.mount("http://", IdempotencyAdapter(timeout=errand.timeout))
         return lambda amount: receipt(session.post(errand.url + PATH, json=order(amount)))
 
     return by_threads(errand, connect)
@@ -98,8 +96,7 @@ def our_requests(errand: Errand) -> list[Receipt]:
 
 def our_httpx(errand: Errand) -> list[Receipt]:
     """httpx with `IdempotencyTransport`."""
-    transport = IdempotencyTransport(policy=errand.policy)
-    with httpx.Client(transport=transport, timeout=errand.timeout) as client:
+    with httpx.Client(transport=IdempotencyTransport(), timeout=errand.timeout) as client:
         return by_threads(errand, lambda: lambda amount: receipt(client.post(errand.url + PATH, json=order(amount))))
 
 
@@ -107,8 +104,7 @@ def our_async_httpx(errand: Errand) -> list[Receipt]:
     """httpx under asyncio with `AsyncIdempotencyTransport`."""
 
     async def run() -> list[Receipt]:
-        transport = AsyncIdempotencyTransport(policy=errand.policy)
-        async with httpx.AsyncClient(transport=transport, timeout=errand.timeout) as client:
+        async with httpx.AsyncClient(transport=AsyncIdempotencyTransport(), timeout=errand.timeout) as client:
 
             async def pay(amount: int) -> Receipt:
                 return receipt(await client.post(errand.url + PATH, json=order(amount)))

@@ -37,7 +37,7 @@ def network(running: Running, flask_till: FlaskTill) -> Iterator[FaultyNetwork]:
 
 
 def errand(network: FaultyNetwork) -> Errand:
-    return Errand(url=network.url, amounts=AMOUNTS, workers=len(AMOUNTS), attempts=12, timeout=1.5)
+    return Errand(url=network.url, amounts=AMOUNTS, workers=len(AMOUNTS), timeout=1.5)
 
 
 @pytest.mark.parametrize("run", [*OURS, *OTHERS], ids=lambda run: run.__name__)
