@@ -54,12 +54,12 @@ def resolve(record: bytes, done: bool) -> None:
 def complete(limit: int) -> None:
     """Finish the work of requests that a crash interrupted and no client came back for.
 
-    Needs the option keep_request. Each kept request enters the application again under its key, so that it hears the
-    kept answer, or runs. Exits with 1 where one could not be finished; it stays for the next time, until its retention
+    Needs the option keep_request. Each kept request enters the application again under its key, as the principal that
+    it came from (login_as) or into a view that needs none (completable), so that it hears the kept answer, or runs. Exits with 1 where one could not be finished; it stays for the next time, until its retention
     is over.
     """
     from .extension.database import NoDatabase
-    from .extension.request_keeping import DONE, UNPROTECTED, UNREADABLE, WAITING
+    from .extension.request_keeping import DONE, NO_ENTRY, UNPROTECTED, UNREADABLE, WAITING
 
     try:
         fates = current_app.extensions["idempotency"].request_keeping.complete(limit=limit)
@@ -70,6 +70,7 @@ def complete(limit: int) -> None:
     said = {
         UNREADABLE: "cannot be read: is a key missing from IDEMPOTENCY_ENCRYPTION_KEYS?",
         UNPROTECTED: "not worked on: no key is in force for its view any more",
+        NO_ENTRY: "left waiting: login_as does not say how to enter as its principal, and its view is not completable",
     }
     for fate, count in sorted(fates.items(), key=str):
         click.echo(f"  {count} {said.get(fate, f'answered with {fate}')}")

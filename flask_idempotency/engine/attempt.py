@@ -1,6 +1,7 @@
 """One run of a handler under a key."""
 
 import time
+from collections.abc import Callable
 from enum import Enum
 
 from .policy import Policy
@@ -22,7 +23,9 @@ class Attempt:
     __slots__ = (
         "claim",
         "lapsed",
+        "no_steps",
         "number",
+        "owed",
         "policy",
         "principal",
         "refused",
@@ -31,6 +34,7 @@ class Attempt:
         "started_at",
         "state",
         "steps",
+        "steps_used",
         "store",
     )
 
@@ -55,8 +59,21 @@ class Attempt:
         self.lapsed = lapsed
         self.state = State.RUNNING
         self.refused = False  # a step could not run: whatever is answered, it is not the operation's answer
-        self.steps: dict[str, bytes | None] | None = None  # what earlier attempts kept, once a step has asked
+        self.steps: dict[str, bytes | None] | None = None  # what was kept of them, once one has asked
+        self.steps_used: set[str] = set()  # in this run of the handler
+        self.no_steps: str | None = None  # why none can be kept where the handler runs
+        #: What steps could not write, by their names: False from one of them means fenced.
+        self.owed: dict[str, Callable[[], bool]] = {}
         self.started_at = self.renewed_at = time.monotonic()
+
+    def pay(self) -> bool:
+        """Write what is owed; False means fenced. What raises `StoreUnavailable` is owed still."""
+        while self.owed:
+            name, write = next(iter(self.owed.items()))
+            if not write():
+                return False
+            del self.owed[name]
+        return True
 
     @property
     def key(self) -> str:

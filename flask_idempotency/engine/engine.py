@@ -161,15 +161,17 @@ class Engine:
         )
 
     def release(self, attempt: Attempt) -> End:
-        """Give the key back, so that a retry runs afresh."""
+        """Give the key back, so that a retry runs afresh; after what its steps could not write, which it must find."""
         attempt.state = State.DONE
         claim, retention = attempt.claim, attempt.policy.retention
-        return self._finish(attempt, lambda: self.store.release(claim, retention=retention), Outcome.RELEASED)
+        return self._finish(
+            attempt, lambda: attempt.pay() and self.store.release(claim, retention=retention), Outcome.RELEASED
+        )
 
     def abandon(self, attempt: Attempt) -> End:
         """Leave the outcome unknown, until a person resolves it: the handler failed, and the policy refuses doubt."""
         attempt.state = State.DONE
-        return self._finish(attempt, lambda: self.store.abandon(attempt.claim), Outcome.ABANDONED)
+        return self._finish(attempt, lambda: attempt.pay() and self.store.abandon(attempt.claim), Outcome.ABANDONED)
 
     def let_lapse(self, attempt: Attempt) -> None:
         """Renew the claim no longer: the handler was torn off, and nobody knows how far it came."""

@@ -88,6 +88,8 @@ class Policy:
     #: Whether requests are kept while they are worked on, so that `flask idempotency complete` can finish what a crash
     #: left; a callable of the request adds what the application needs then, as JSON. Needs SQLAlchemy sessions.
     keep_request: bool | Callable[..., object] = False
+    #: Whether a kept request may enter its view without credentials, when it is completed.
+    completable: bool = False
     #: Dresses refusals: called with the problem and the response made of it, returns the response to send.
     refusal: Callable[..., Any] | None = None
 
@@ -106,7 +108,7 @@ class Policy:
         if self.max_run is not None:
             settle(self, "max_run", _seconds("max_run", self.max_run, zero=False))
         _header("header", self.header)
-        for name in ("required", "strict", "atomic", "keep_cookies", "durable_claims"):
+        for name in ("required", "strict", "atomic", "completable", "keep_cookies", "durable_claims"):
             _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         for name in ("key_from", "refusal"):
             value = getattr(self, name)

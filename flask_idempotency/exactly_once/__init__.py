@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .kept_requests import request_table
     from .proofs import proof_table
-    from .unique_rows import create_once
+    from .unique_rows import WinnerHidden, create_once
 
-__all__ = ["create_once", "proof_table", "request_table"]
+__all__ = ["WinnerHidden", "create_once", "proof_table", "request_table"]
 
 
 def __getattr__(name: str) -> object:
     # Late: they need SQLAlchemy, which steps and derived keys do not.
-    if name == "create_once":
-        from .unique_rows import create_once
+    if name in ("WinnerHidden", "create_once"):
+        from . import unique_rows
 
-        return create_once
+        return getattr(unique_rows, name)
     if name == "proof_table":
         from .proofs import proof_table
 

@@ -1,6 +1,7 @@
 """Makes the sessions of one request join a transaction that is not theirs to commit."""
 
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -14,8 +15,12 @@ from .sqlite_transactions import begin_for_real
 logger = logging.getLogger("flask_idempotency")
 
 # Error numbers of deadlock and record changed. After these, MariaDB and MySQL have undone the whole transaction, with
-# every savepoint in it: what is written next begins another.
+# every savepoint in it: what is written next begins another. After a lock wait time-out, they have if they are set so.
 _UNDOING_NUMBERS = {1213, 1020}
+_LOCK_WAIT_TIMEOUT = 1205
+
+# What the attribute `autocommit` of sqlite3's connections is, since Python 3.12, unless somebody asked for another way.
+_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
 
 #: The transaction of the current request.
 _current: ContextVar["OuterTransaction | None"] = ContextVar("flask_idempotency_outer_transaction", default=None)
@@ -39,6 +44,7 @@ class OuterTransaction:
         self._left = False
         #: The error with which the database has undone everything so far, whatever the view made of it.
         self.undone_by: DBAPIError | None = None
+        self._timed_out_by: DBAPIError | None = None
         #: From here on, a lost connection does not tell what stands.
         self.commit_sent = False
 
@@ -61,6 +67,20 @@ class OuterTransaction:
         self._reset = _current.set(self)
         if self._sessions.registry.has():
             self.join(self._sessions())
+
+    def find_out_undoing(self) -> None:
+        """Set `undone_by` where a lock wait timed out earlier, and the server undoes everything then.
+
+        A server may (`innodb_rollback_on_timeout`), and it is asked only where it matters. Does not raise.
+        """
+        if self._timed_out_by is None or self.undone_by is not None:
+            return
+        try:
+            answer = self.connection.exec_driver_sql("SELECT @@innodb_rollback_on_timeout").scalar()
+        except SQLAlchemyError:
+            answer = True  # it cannot be asked: the end of the transaction will not be heard of otherwise
+        if answer:
+            self.undone_by = self._timed_out_by
 
     def leave(self) -> None:
         """Let the sessions go. What they have not committed is undone, as it would be without us.
@@ -150,6 +170,11 @@ class OuterTransaction:
         driver = self.connection.connection.dbapi_connection
         assert driver is not None
         if self._engine.dialect.name == "sqlite":
+            if getattr(driver, "autocommit", _LEGACY) != _LEGACY:
+                raise RuntimeError(
+                    "Atomic views need the transaction control that sqlite3 has by default: make the engine without "
+                    "the argument autocommit."
+                )
             # Else the driver would end our transaction before statements that it thinks need it.
             if driver.isolation_level is not None:
                 self._isolation_level, driver.isolation_level = driver.isolation_level, None
@@ -208,8 +233,11 @@ def _note_undoing(context: ExceptionContext) -> None:
     outer, error, driver = _current.get(), context.sqlalchemy_exception, context.original_exception
     if outer is None or outer.connection is not context.connection or context.dialect.name not in {"mysql", "mariadb"}:
         return
-    if isinstance(error, DBAPIError) and driver.args and driver.args[0] in _UNDOING_NUMBERS:
-        outer.undone_by = error
+    if isinstance(error, DBAPIError) and driver.args:
+        if driver.args[0] in _UNDOING_NUMBERS:
+            outer.undone_by = error
+        elif driver.args[0] == _LOCK_WAIT_TIMEOUT:
+            outer._timed_out_by = error
 
 
 def _commits_by_itself(driver: Any) -> bool:

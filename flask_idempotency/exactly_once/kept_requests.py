@@ -12,7 +12,7 @@ from sqlalchemy import Column, Double, Engine, MetaData, Table, delete, insert, 
 from sqlalchemy.exc import IntegrityError
 
 from ..engine import clock
-from ..engine.records import RecordKey
+from ..engine.records import Claim, RecordKey
 from ..engine.store import RecordUnreadable
 from .at_rest import AtRest
 from .tables import bytes_type, digest_type, discreet, in_one_schema, make_table
@@ -26,6 +26,7 @@ class KeptRequest:
 
     key: str
     principal: bytes
+    fingerprint: bytes
     method: str
     scheme: str
     script_name: str
@@ -40,6 +41,7 @@ class KeptRequest:
         head = (
             self.key,
             self.principal.hex(),
+            self.fingerprint.hex(),
             self.method,
             self.scheme,
             self.script_name,
@@ -55,9 +57,20 @@ class KeptRequest:
         """Raises `ValueError` where `packed` did not come from `pack`."""
         head, _, body = packed.partition(b"\n")
         try:
-            key, principal, method, scheme, script_name, path, query, headers, context = json.loads(head)
-            named = tuple((name, value) for name, value in headers)
-            return cls(key, bytes.fromhex(principal), method, scheme, script_name, path, query, named, body, context)
+            key, principal, fingerprint, method, scheme, script_name, path, query, headers, context = json.loads(head)
+            return cls(
+                key,
+                bytes.fromhex(principal),
+                bytes.fromhex(fingerprint),
+                method,
+                scheme,
+                script_name,
+                path,
+                query,
+                tuple((name, value) for name, value in headers),
+                body,
+                context,
+            )
         except (TypeError, ValueError) as error:
             raise ValueError("not a packed request") from error
 
@@ -70,6 +83,7 @@ def request_table(metadata: MetaData) -> Table:
         TABLE_NAME,
         metadata,
         Column("record_id", digest_type(16), primary_key=True),
+        Column("token", digest_type(32), nullable=False),  # of the attempt that kept it
         Column("request", bytes_type(), nullable=False),
         Column("due_at", Double, nullable=False, index=True),  # epoch seconds; not worked on before
         Column("expires_at", Double, nullable=False, index=True),  # epoch seconds; not worked on after
@@ -79,16 +93,18 @@ def request_table(metadata: MetaData) -> Table:
 class KeptRequests:
     """Keeps requests in one database, each in a transaction of its own."""
 
-    def __init__(self, engine: Engine, table: Table, at_rest: AtRest) -> None:
+    def __init__(self, engine: Engine, table: Table, at_rest: AtRest, *, namespace: bytes) -> None:
         self._engine = in_one_schema(engine)
         self._table = table
         self._at_rest = at_rest
+        self._namespace = namespace
         make_table(table, self._engine)
 
-    def keep(self, request: KeptRequest, record_id: bytes, *, due_in: float, expires_in: float) -> None:
+    def keep(self, request: KeptRequest, claim: Claim, *, due_in: float, expires_in: float) -> None:
         """Keep a request, in the place of one that an attempt that died has left. Times in seconds."""
-        table, row_id, now = self._table, self._at_rest.id_of(record_id), clock.now()
+        table, row_id, now = self._table, self._at_rest.id_of(claim.record.id), clock.now()
         values = {
+            "token": claim.token,
             "request": self._at_rest.write(request.pack(), row_id),
             "due_at": now + due_in,
             "expires_at": now + expires_in,
@@ -100,9 +116,11 @@ class KeptRequests:
             with discreet(), self._engine.begin() as connection:
                 connection.execute(update(table).where(table.c.record_id == row_id).values(values))
 
-    def forget(self, record_id: bytes) -> None:
-        """Forget a request: it has been answered."""
-        self.forget_row(self._at_rest.id_of(record_id))
+    def forget(self, claim: Claim) -> None:
+        """Forget the request of this attempt: it has been answered. That of one that took over from it stays."""
+        table, row_id = self._table, self._at_rest.id_of(claim.record.id)
+        with self._engine.begin() as connection:
+            connection.execute(delete(table).where(table.c.record_id == row_id, table.c.token == claim.token))
 
     def forget_row(self, row_id: bytes) -> None:
         """Forget the request of this row."""
@@ -139,6 +157,7 @@ class KeptRequests:
             request = KeptRequest.unpack(self._at_rest.read(bytes(row[0]), row_id))
         except ValueError as error:
             raise RecordUnreadable("a kept request is unreadable") from error
-        if self._at_rest.id_of(RecordKey.of(request.principal, request.key).id) != row_id:
+        named = RecordKey.of(request.principal, request.key, namespace=self._namespace)
+        if self._at_rest.id_of(named.id) != row_id:
             raise RecordUnreadable("a kept request is another's")
         return request

@@ -11,21 +11,30 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from ..engine.attempt import Attempt
 from ..engine.engine import Engine
-from ..engine.records import StoredResponse
 from ..http.problems import problem
-from .database import database_of
-from .passage import Passage, kept_response, take_whole
+from .capture import kept_response, take_whole
+from .database import database_of, shares_sqlite_file
+from .passage import Committed, Passage
 
 if TYPE_CHECKING:
-    from ..exactly_once.atomic import AtomicRunner, DoneBefore
+    from ..exactly_once.atomic import AtomicRunner, Ending
+    from ..exactly_once.proofs import Proof
 
 logger = logging.getLogger("flask_idempotency")
 
 #: Seconds after which a client may try again when its transaction met another's.
 _CONFLICT_RETRY_AFTER = 1
 
+#: Seconds after which a client may ask for the answer of the attempt that counts.
+_CLAIM_LOST_RETRY_AFTER = 1
+
 #: Seconds after which a client may try again when nobody can say whether the view was done.
 _UNKNOWN_RETRY_AFTER = 5
+
+_SAME_WRITER = (
+    "On SQLite an atomic view holds the one write lock of its file, so a step within it cannot be kept in a store in "
+    "the same file: give the store a file of its own."
+)
 
 
 class AtomicViews:
@@ -45,38 +54,48 @@ class AtomicViews:
         self._refuse = refuse
         self._replay = replay
         self._known_runner: AtomicRunner | None = None
+        self._no_steps: str | None = None
 
     def run(
         self, passage: Passage, attempt: Attempt, view: Callable[[], Any], rewind: Callable[[], object]
     ) -> Response:
         """What the view answers, or what an earlier attempt has. Raises an HTTPException with a problem in it."""
-        from ..exactly_once.atomic import Done, DoneOrNot, TransactionConflict
+        from ..exactly_once.atomic import DoneBefore, DoneOrNot, Fenced, TransactionConflict
+        from ..exactly_once.proofs import Kind
 
-        policy = attempt.policy
+        runner = self._runner()
+        attempt.no_steps = self._no_steps
 
-        def response_of(response: Response) -> tuple[bool, StoredResponse | None]:
-            if not policy.keeps(response.status_code) or attempt.refused:
-                return False, None
-            at_hand = take_whole(response, policy.max_response_bytes)
-            passage.committed_response = kept_response(response, policy) if at_hand else None
-            return True, passage.committed_response
+        def begin_again() -> None:
+            rewind()
+            attempt.steps_used.clear()
 
         try:
-            outcome = self._runner().run(attempt, lambda: self._answer(view), response_of, before_rerun=rewind)
+            outcome = runner.run(
+                attempt,
+                lambda: self._answer(view),
+                lambda response: _ending_of(response, attempt),
+                before_rerun=begin_again,
+            )
         except TransactionConflict as conflict:
             raise self._refusal(attempt, "transaction-conflict", _CONFLICT_RETRY_AFTER) from conflict
         except DoneOrNot as error:
             logger.warning("Whether an atomic view was done could not be found out: %s", error)
-            # Not given back: under a claim that lapsed, the next attempt looks for the proof before the view runs.
-            self._engine.abandon(attempt)
+            # Not given back: the next attempt looks before the view runs, and until then nothing does.
+            self._engine.let_lapse(attempt)
             raise self._refusal(attempt, "store-unavailable", _UNKNOWN_RETRY_AFTER) from error
         except Exception:
             after_this_request(_no_success)
             raise
-        if isinstance(outcome, Done):
-            passage.committed = outcome.committed
-            return outcome.answer
-        return self._answer_of(outcome, passage, attempt)
+        match outcome:
+            case Fenced():
+                raise self._refusal(attempt, "claim-lost", _CLAIM_LOST_RETRY_AFTER)
+            case DoneBefore(proof):
+                return self._answer_of(proof, passage, attempt)
+        ending = outcome.ending
+        if ending.kind is not None:
+            passage.committed = Committed(kept=ending.kind is Kind.DONE, response=ending.response)
+        return outcome.answer
 
     def _answer(self, view: Callable[[], Any]) -> Response:
         """What the view answers, whether it returns that or leaves with `abort(response)`."""
@@ -88,34 +107,48 @@ class AtomicViews:
             # Flask answers with it as it stands, so it is an answer like any other: its rows must stand with it.
             return self._app.make_response(error.get_response(request.environ))
 
-    def _answer_of(self, before: DoneBefore, passage: Passage, attempt: Attempt) -> Response:
+    def _answer_of(self, proof: Proof, passage: Passage, attempt: Attempt) -> Response:
         """Answer with what an earlier attempt has committed.
 
-        The record that it could not complete is completed after the request, as is that of a view that ran: only then
-        has the answer what the hooks of the view's blueprint make of it.
+        The record that it could not complete is completed where that of a view that ran is: only then has the answer
+        what is done to it after the view.
         """
-        proof = before.proof
-        if proof.fingerprint != attempt.fingerprint:
+        if proof.fingerprint != attempt.claim.fingerprint:
             raise self._refusal(attempt, "idempotency-key-reused")
+        passage.committed = Committed(kept=True, response=proof.response)
         if proof.response is None:
             self._engine.complete(attempt, None)
             raise self._refusal(attempt, "response-not-kept")
-        passage.committed, passage.committed_response = True, proof.response
         return self._replay(proof.response)
 
     def _refusal(self, attempt: Attempt, slug: str, retry_after: int | None = None) -> HTTPException:
         attempt.refused = True
-        return HTTPException(response=self._refuse(problem(slug, retry_after=retry_after), attempt.policy))
+        refusal = problem(slug, retry_after=retry_after, record_id=attempt.claim.record.id)
+        return HTTPException(response=self._refuse(refusal, attempt.policy))
 
     def _runner(self) -> AtomicRunner:
         if self._known_runner is None:
-            self._known_runner = self._make_runner()
+            from ..exactly_once.atomic import runner_for
+
+            database = database_of(self._app, self._sessions)
+            if shares_sqlite_file(self._engine.store, database.engine):
+                self._no_steps = _SAME_WRITER
+            self._known_runner = runner_for(*database)
         return self._known_runner
 
-    def _make_runner(self) -> AtomicRunner:
-        from ..exactly_once.atomic import runner_for
 
-        return runner_for(*database_of(self._app, self._sessions))
+def _ending_of(response: Response, attempt: Attempt) -> Ending:
+    """What becomes of what the view committed, now that it has answered so."""
+    from ..exactly_once.atomic import RELEASED, UNDONE, Ending
+    from ..exactly_once.proofs import Kind
+
+    policy, status = attempt.policy, response.status_code
+    if attempt.refused or status >= 500:  # one that the policy keeps is kept alone
+        return UNDONE
+    if not policy.keeps(status):
+        return RELEASED
+    at_hand = take_whole(response, policy.max_response_bytes)
+    return Ending(Kind.DONE, kept_response(response, policy) if at_hand else None)
 
 
 def _no_success(response: Response) -> Response:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask
+
+from ..engine.store import Store
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, MetaData
@@ -48,3 +51,13 @@ def database_of(app: Flask, sessions: Any) -> Database:
             "scoped_session."
         )
     return Database(db.session, db.engine, db.metadata, cipher)
+
+
+def shares_sqlite_file(store: Store, engine: Engine) -> bool:
+    """Whether the records of `store` are in the SQLite file that `engine` works on, which has one writer."""
+    path: str | None = getattr(store, "sqlite_path", None)
+    if path is None or engine.dialect.name != "sqlite" or not os.path.exists(path):
+        return False
+    with engine.connect() as connection:
+        files = [row[2] for row in connection.exec_driver_sql("PRAGMA database_list")]
+    return any(file and os.path.samefile(file, path) for file in files)

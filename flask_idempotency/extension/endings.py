@@ -42,11 +42,15 @@ class Endings:
             passage.streamed.close()
         if attempt is None or attempt.state is not State.RUNNING or passage.streamed is not None:
             return response
-        kept = attempt.policy.keeps(response.status_code) and not attempt.refused
+        committed = passage.committed
+        if committed is not None:
+            kept = committed.kept  # whatever was done to the answer since
+        else:
+            kept = attempt.policy.keeps(response.status_code) and not attempt.refused
         end = self._conclude(passage, attempt, response, kept)
         if attempt.policy.keep_request:
             self._request_keeping.forget(current_request(), attempt)
-        if end is End.WRITTEN or passage.committed:
+        if end is End.WRITTEN or (end is End.FENCED and committed is not None):
             return response
         instead = instead_of_answer(end, attempt, kept=kept)
         if instead is None:
@@ -61,10 +65,11 @@ class Endings:
             return
         # As by a worker's time-out. The client hears nothing, and the completer may finish it.
         torn_off = error is not None and not isinstance(error, Exception)
-        if passage.committed:
-            self._engine.complete(attempt, passage.committed_response)
+        committed = passage.committed
+        if committed is not None and committed.kept:
+            self._engine.complete(attempt, committed.response)
         elif attempt.policy.atomic or attempt.refused:
-            self._engine.release(attempt)  # nothing was done
+            self._engine.release(attempt)  # nothing was done, or what was has ended
         elif torn_off:
             self._engine.let_lapse(attempt)  # nobody knows how far it came
         else:
@@ -74,9 +79,9 @@ class Endings:
 
     def _conclude(self, passage: Passage, attempt: Attempt, response: Response, kept: bool) -> End:
         policy, engine = attempt.policy, self._engine
-        if passage.committed and not kept:
-            # A hook made something else of the answer, but the work is done.
-            return engine.complete(attempt, passage.committed_response)
+        if kept and passage.committed is not None and not policy.keeps(response.status_code):
+            # Something else was made of the answer, but the work is done.
+            return engine.complete(attempt, passage.committed.response)
         if not take_whole(response, policy.max_response_bytes):
             return self._stream(passage, attempt, response, kept)
         if kept:
@@ -120,8 +125,12 @@ class Endings:
 
 
 def _has_failed(passage: Passage, response: Response) -> bool:
-    """Whether the handler has, rather than refused: where the policy refuses doubt, its outcome is unknown."""
+    """Whether the handler has, rather than refused: where the policy refuses doubt, its outcome is unknown.
+
+    That of an atomic view is known: it has committed, or nothing was done.
+    """
     error = passage.error
-    refused = passage.attempt is not None and passage.attempt.refused
+    attempt = passage.attempt
+    refused = attempt is not None and (attempt.refused or attempt.policy.atomic)
     raised = error is not None and not isinstance(error, HTTPException)
     return not refused and (raised or response.status_code >= 500)

@@ -22,8 +22,17 @@ from ..http.refusals import dress
 from ..http.replay import replay_headers
 from .atomic_views import AtomicViews
 from .endings import Endings
-from .passage import PASSAGE, Passage, current_application, current_context, current_request, passage_here, rewind
-from .request_keeping import RequestKeeping
+from .passage import (
+    PASSAGE,
+    REFUSED,
+    Passage,
+    current_application,
+    current_context,
+    current_request,
+    passage_here,
+    rewind,
+)
+from .request_keeping import LoginAs, RequestKeeping
 from .signed_in import SignedIn
 from .views import InForce, ViewPolicies
 
@@ -31,12 +40,21 @@ from .views import InForce, ViewPolicies
 class Hooks:
     """What the extension does around the views of one application. Kept in `app.extensions["idempotency"]`."""
 
-    def __init__(self, app: Flask, engine: Engine, policy: Policy, docs: Docs, *, sessions: Any = None) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        engine: Engine,
+        policy: Policy,
+        docs: Docs,
+        *,
+        sessions: Any = None,
+        login_as: LoginAs | None = None,
+    ) -> None:
         self.app = app
         self.engine = engine
         self.policy = policy
         self.views = ViewPolicies(app, policy)
-        self.request_keeping = RequestKeeping(app, policy, sessions)
+        self.request_keeping = RequestKeeping(app, policy, sessions, login_as)
         self._docs = docs
         self._signed_in = SignedIn(app)
         self._endings = Endings(engine, self.request_keeping, self._refuse)
@@ -198,11 +216,15 @@ class Hooks:
     def refusal_of_step(self, refused: StepRefused, attempt: Attempt) -> HTTPException:
         """What to raise where a step may not run. It has a response of its own, so that no error handler changes it."""
         record_id = attempt.claim.record.id
+        if refused.slug == "outcome-unknown":
+            self.engine.abandon(attempt)  # until a person knows
         refusal = problem(refused.slug, retry_after=refused.retry_after, record_id=record_id)
         return HTTPException(response=self._refuse(refusal, attempt.policy))
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:
-        docs = self._docs.below(current_request().environ.get("SCRIPT_NAME", ""))
+        environ = current_request().environ
+        environ[REFUSED] = refusal.slug
+        docs = self._docs.below(environ.get("SCRIPT_NAME", ""))
         response = self._response(refusal.status_line, refusal.headers(docs), refusal.document(docs))
         return dress(refusal, response, policy.refusal)
 

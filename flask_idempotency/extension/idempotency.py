@@ -20,6 +20,7 @@ from ..exactly_once.derived_key import derive_key
 from ..exactly_once.steps import StepRefused, run_step
 from ..http.admission import ATTEMPT, RESUMED, Resumed
 from .hooks import Hooks, current_hooks, in_view
+from .request_keeping import LoginAs
 from .settings import read_docs, read_namespace, read_policy, read_store
 from .signals import SignalObserver
 from .views import mark
@@ -34,7 +35,10 @@ class Idempotency:
     `store` replaces the one that `IDEMPOTENCY_STORE_URL` names, and `policy` the rules that the configuration sets: one
     place decides. `namespace` keeps applications on one store apart; the application's import name, unless given.
     `observers` hear every event; `session` is the `scoped_session` that atomic views join, where it is not
-    Flask-SQLAlchemy's. One instance may serve several applications.
+    Flask-SQLAlchemy's. `login_as` lets a kept request that `flask idempotency complete` works on again in as the
+    principal that it came from: it is called with what is known of it (`resumed`), within the request and before any
+    hook, and returns the headers to enter with, or True where it has signed in by itself (`login_user(…)`); None where
+    it cannot say, and the request waits. One instance may serve several applications.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class Idempotency:
         namespace: str | None = None,
         observers: Iterable[Observer] = (),
         session: Any = None,
+        login_as: LoginAs | None = None,
     ) -> None:
         self._session = session
+        self._login_as = login_as
         self._store = store
         self._policy = policy
         self._namespace = namespace
@@ -64,7 +70,9 @@ class Idempotency:
         namespace = read_namespace(app, self._namespace)
         engine = Engine(store, namespace=namespace, observers=(*self._observers, SignalObserver(app)))
         docs = read_docs(app.config)
-        hooks = app.extensions["idempotency"] = Hooks(app, engine, policy, docs, sessions=self._session)
+        hooks = app.extensions["idempotency"] = Hooks(
+            app, engine, policy, docs, sessions=self._session, login_as=self._login_as
+        )
         hooks.install()
         app.cli.add_command(cli)
 
@@ -78,7 +86,7 @@ class Idempotency:
     def resumed(self) -> Resumed | None:
         """What is known of a kept request that `flask idempotency complete` works on again; else None.
 
-        It comes without credentials: an application that wants it done lets it pass, as whom its `context` says.
+        It comes without credentials: see `login_as`, and the option `completable`.
         """
         resumed: Resumed | None = request.environ.get(RESUMED) if has_request_context() else None
         return resumed
@@ -102,7 +110,7 @@ class Idempotency:
         if attempt is None:
             return function(*args, **kwargs)
         try:
-            return run_step(attempt, name, lambda: function(*args, **kwargs), on_lapse=on_lapse)
+            return run_step(attempt, name, function, args, kwargs, on_lapse=on_lapse)
         except StepRefused as refused:
             raise current_hooks().refusal_of_step(refused, attempt) from refused
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask, Request, Response, current_app, request
 from flask import globals as flask_globals
@@ -17,6 +17,9 @@ from .views import InForce
 #: Where the environ carries the passage of the request.
 PASSAGE = "flask_idempotency.passage"
 
+#: Where the environ carries which of our refusals the request was answered with.
+REFUSED = "flask_idempotency.refused"
+
 
 #: The request and the application themselves: each look through Flask's proxies costs as much as ten at what is behind.
 current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
@@ -24,6 +27,16 @@ current_application: Callable[[], Flask] = current_app._get_current_object  # ty
 
 # The context that has the request. Flask 3.2 makes one of the two.
 current_context: Callable[[], Any] = vars(flask_globals).get("request_ctx", flask_globals.app_ctx)._get_current_object
+
+
+class Committed(NamedTuple):
+    """How an atomic view has committed: whatever happens to the response on its way, its rows stand.
+
+    `kept`: it is done, and `response` is its answer (None: a tombstone). Else its key is given back.
+    """
+
+    kept: bool
+    response: StoredResponse | None
 
 
 class Passage:
@@ -34,7 +47,6 @@ class Passage:
         "attempt",
         "body",
         "committed",
-        "committed_response",
         "context",
         "entered",
         "error",
@@ -51,9 +63,7 @@ class Passage:
         self.error: BaseException | None = None  # what the view has raised
         self.streamed: Response | None = None  # what is on its way to the client, if it is a stream
         self.entered = False  # an atomic view is under way
-        # It has committed: whatever happens to the response on its way, the work is done.
-        self.committed = False
-        self.committed_response: StoredResponse | None = None
+        self.committed: Committed | None = None
 
     def is_of(self, current: Request) -> bool:
         """Whether it is that of this request, in whatever thread; not of another under the same environ."""

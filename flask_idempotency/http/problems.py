@@ -252,12 +252,6 @@ def problem(
     return Problem(_tell(slug, reason, retry_after), record_id)
 
 
-def slug_of(problem_type: str) -> str | None:
-    """Which of our problems a `type` names, wherever it is documented; None for somebody else's."""
-    slug = problem_type.removeprefix(TYPE_PREFIX).rpartition("#")[2]
-    return slug if slug != problem_type and slug in PROBLEMS else None
-
-
 @lru_cache(maxsize=256)
 def _tell(slug: str, reason: str | None, retry_after: int | None) -> _Told:
     known = PROBLEMS[slug]
