@@ -3,9 +3,9 @@
 Of all attempts, 20 % are lost before the server sees them, 20 % are done but their answer is lost, and 10 % are delayed
 past the client's time-out: half of them on their way back, half on their way there, so that the server gets them when
 the client has already given up and asks again. Half of all attempts succeed, so that one payment in a million is still
-unanswered after 20 attempts: so many do our clients make without arguments, and the clients of others are given as many.
-The server is a Flask app under the extension, with an SQLite store, behind waitress. The ledger counts what was charged;
-a client counts as answered by a receipt for its own payment.
+unanswered after 20 attempts: so many do our clients make without arguments, and those of others are given as many. The
+server is a Flask app under the extension, with an SQLite store, behind waitress. The ledger counts what was charged; a
+client counts as answered by a receipt for its own payment.
 """
 
 import logging

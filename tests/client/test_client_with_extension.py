@@ -100,14 +100,14 @@ def test_a_client_that_starts_again_takes_its_payment_up_under_the_key_of_the_or
     till = make_till()
     url = network(*[Fault.LOSE_ANSWER] * QUICK.attempts).url + "/v1/payment_intents"
 
-    def charge(order_id: int) -> Any:
-        """What the client's program does for an order, in this life and the next."""
-        return make_client().send("POST", url, json=PAYMENT, headers={"Idempotency-Key": key_for("charge", order_id)})
+    def retry_payment(payment: dict[str, Any], key: str) -> Any:
+        """What the client's program does, in this life and the next."""
+        return make_client().send("POST", url, json=payment, headers={"Idempotency-Key": key})
 
     with pytest.raises(NETWORK_ERRORS):
-        charge(17)
-    answer = charge(17)
-    other = charge(18)
+        retry_payment(PAYMENT, key_for("charge", 17))
+    answer = retry_payment(PAYMENT, key_for("charge", 17))
+    other = retry_payment(PAYMENT, key_for("charge", 18))
 
     assert (answer.json()["id"], other.json()["id"]) == ("pi_1", "pi_2")
     assert till.charges == [500, 500]
