@@ -39,7 +39,7 @@ const SERVER = {
     side === "unkeyed" && { text: attempt === 1 ? "A payment: runs it" : "Another payment, it seems: runs it" },
   claimed: () => ({ text: "New key: claims it" }),
   "taken-over": () => ({ text: "The claim has lapsed: takes it over" }),
-  "request-in-progress": () => ({ text: "Same key, and the first attempt is still at work" }),
+  "request-in-progress": () => ({ text: "Same key: its claim still stands" }),
   replayed: () => ({ text: "Same key: repeats the kept answer" }),
   working: ({ detail }) => ({ text: `Works for ${seconds(detail)}` }),
   moved: ({ detail }) => ({ money: `${money(detail)} moved` }),

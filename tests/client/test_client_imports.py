@@ -14,7 +14,7 @@ def run(code: str) -> str:
 
 REPORT = (
     "; ours = {'requests', 'httpx', 'tenacity', 'flask', 'werkzeug', 'jinja2', 'redis', 'sqlalchemy'} | "
-    "{'flask_idempotency.' + room for room in ('extension', 'middleware', 'engine', 'http', 'stores')}"
+    "{'flask_idempotency.' + room for room in ('extension', 'middleware', 'engine', 'http', 'stores', 'exactly_once')}"
     "; print(*sorted(ours & set(sys.modules)))"
 )
 

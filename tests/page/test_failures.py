@@ -13,7 +13,7 @@ FAILURES = [
     ("Lost answer", True, ["Server: Answers 201, which is lost", "Server: Same key: repeats the kept answer"]),
     ("Slow server", True, ["Browser: No answer in 0.8 s; tries again", "Server: Answers 201; nobody listens"]),
     ("Crashed worker", True, ["Server: The worker dies", "Server: Finds the answer beside the money; nothing moves"]),
-    ("Double click", True, ["Server: Same key, and the first attempt is still at work", "Browser: Paid"]),
+    ("Double click", True, ["Server: Same key: its claim still stands", "Browser: Paid"]),
     ("Reload in mid-payment", True, ["Browser: Page reloaded; the key is still here", "Server: Answers 201"]),
 ]
 
