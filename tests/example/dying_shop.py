@@ -15,7 +15,7 @@ from flask_idempotency.exactly_once.joined import OuterTransaction
 from flask_idempotency.exactly_once.proofs import Proofs
 
 BOUNDARIES: dict[str, tuple[Any, str]] = {
-    "before the commit": (Proofs, "add"),
+    "before the commit": (Proofs, "end"),
     "after the commit": (OuterTransaction, "commit"),
     "before the first byte": (Engine, "complete"),
     "after the step": (Engine, "complete"),  # the first that a payment completes
