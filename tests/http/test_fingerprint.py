@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flask_idempotency.http.fingerprint import MAX_JSON_BYTES, MalformedMultipart, start_fingerprint
+from flask_idempotency.http.fingerprint import MAX_JSON_BYTES, fingerprint_of_value, start_fingerprint
 
 FORM = "multipart/form-data; boundary=boundary"
 PART = b'--boundary\r\nContent-Disposition: form-data; name="a"%s\r\n\r\n%s\r\n'
@@ -77,9 +77,8 @@ def test_a_boundary_in_the_data_of_another_form_is_data() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"x", PART % (b"", b"x"), PART.replace(b"Disposition", b"Xyz") % (b"", b"")])
-def test_a_form_that_is_none_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedMultipart):
-        fingerprint(body)
+def test_a_form_that_is_none_counts_by_its_bytes(body: bytes) -> None:
+    assert fingerprint(body) == fingerprint(body, content_type="text/plain")
 
 
 def test_after_trouble_nothing_more_is_held() -> None:
@@ -87,8 +86,7 @@ def test_after_trouble_nothing_more_is_held() -> None:
     for _ in range(30):
         digester.update(b"--boundary\r\nno end " + b"x" * 65_000)
     assert digester._decoder is None  # type: ignore[attr-defined]
-    with pytest.raises(MalformedMultipart):
-        digester.digest()
+    assert not digester._unread  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +141,40 @@ def test_where_the_application_is_mounted_counts_as_a_part_of_the_path() -> None
     assert fingerprint(b"", content_type="", PATH_INFO="/a") != fingerprint(b"", content_type="", PATH_INFO="/b")
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "told"),
+    [
+        ({"HTTP_HOST": "Shop.example"}, "shop.example"),
+        ({"HTTP_HOST": "shop.example:80"}, "shop.example"),
+        ({"HTTP_HOST": "shop.example:443", "wsgi.url_scheme": "https"}, "shop.example"),
+        ({"HTTP_HOST": "shop.example:443"}, "shop.example:443"),
+        ({"HTTP_HOST": "shop.example:8080"}, "shop.example:8080"),
+        ({"HTTP_HOST": "[::1]:80"}, "[::1]"),
+        ({"SERVER_NAME": "shop.example", "SERVER_PORT": "80"}, "shop.example"),
+        ({"SERVER_NAME": "shop.example", "SERVER_PORT": "5000"}, "shop.example:5000"),
+        ({"HTTP_HOST": "shop.example", "SERVER_NAME": "10.0.0.7", "SERVER_PORT": "8000"}, "shop.example"),
+    ],
+)
+def test_the_host_counts_as_the_request_asks_for_it(asked_for: dict[str, str], told: str) -> None:
+    of = {fingerprint(b"", content_type="", **environ) for environ in (asked_for, {"HTTP_HOST": told})}
+    assert len(of) == 1
+    assert of != {fingerprint(b"", content_type="", HTTP_HOST="another.example")}
+
+
+def test_the_method_counts() -> None:
+    assert fingerprint(b"", content_type="") != fingerprint(b"", content_type="", REQUEST_METHOD="PATCH")
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, {"a": object()}, {("a", 1): 2}, open])
+def test_what_a_callable_returns_must_be_the_same_in_every_retry(value: object) -> None:
+    with pytest.raises(TypeError, match="fingerprint must return a string, bytes, or what JSON can hold"):
+        fingerprint_of_value(value)
+
+
 def test_the_fingerprint_is_what_it_was() -> None:
     """Records outlive an upgrade: another fingerprint would refuse the retries that come after it."""
-    head = b"bytes POST 2 /p 3 a=1\nbody"
+    head = b"bytes POST 1 h 2 /p 3 a=1\nbody"
     assert (
-        fingerprint(b"bo", b"dy", content_type="", QUERY_STRING="a=1") == hashlib.blake2b(head, digest_size=16).digest()
+        fingerprint(b"bo", b"dy", content_type="", HTTP_HOST="h", QUERY_STRING="a=1")
+        == hashlib.blake2b(head, digest_size=16).digest()
     )
