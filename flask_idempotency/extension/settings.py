@@ -89,7 +89,9 @@ def _open(config: Mapping[str, Any], directory: str) -> Store:
 
 def _as_given(config: Mapping[str, Any], given: Store) -> Store:
     if config.get(_DURABLE) is not None:
-        raise PolicyError(f"{_DURABLE} is for stores that a URL names; the store that is given has an option of its own.")
+        raise PolicyError(
+            f"{_DURABLE} is for stores that a URL names; the store that is given has an option of its own."
+        )
     return given
 
 

@@ -155,7 +155,9 @@ def test_nothing_is_read_past_the_end(size: int, read_before: int) -> None:
     assert rest(body) == b"x" * size
 
 
-@pytest.mark.parametrize("read", [lambda body: body.read(), lambda body: body.readline(), lambda body: body.readlines()])
+@pytest.mark.parametrize(
+    "read", [lambda body: body.read(), lambda body: body.readline(), lambda body: body.readlines()]
+)
 def test_who_reads_early_without_a_size_reads_to_the_end_and_not_past_it(read: Callable[[Body], object]) -> None:
     body = body_of(Socket(b"x" * 7), 7)
     assert read(body) in (b"x" * 7, [b"x" * 7])

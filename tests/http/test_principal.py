@@ -3,7 +3,7 @@
 import functools
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -13,12 +13,41 @@ from werkzeug.local import LocalProxy
 from werkzeug.test import EnvironBuilder
 
 from flask_idempotency.engine.policy import Policy
-from flask_idempotency.http.principal import call_with_request, principal_of
+from flask_idempotency.http.principal import Caller, _warn_of_cookies, call_with_request, caller_of
 
 
-def principal(chosen: Any = None, signed_in: Any = None, **headers: str) -> bytes:
+class Known:
+    """What a front end knows of its callers."""
+
+    def __init__(self, user: tuple[str, str] | None = None, session: tuple[str, str] | bytes | None = None) -> None:
+        self._user = user
+        self._session = session
+
+    def user(self, request: Request) -> tuple[str, str] | None:
+        return self._user
+
+    def session(self, request: Request) -> tuple[str, str] | bytes | None:
+        return self._session
+
+
+class Unwanted:
+    """Must not be asked."""
+
+    def user(self, request: Request) -> NoReturn:
+        raise AssertionError("nobody shall be asked who is signed in")
+
+    session = user
+
+
+def caller(chosen: Any = "default", signed_in: Any = None, **headers: str) -> Caller:
     environ = EnvironBuilder(headers={name.replace("_", "-"): value for name, value in headers.items()}).get_environ()
-    return principal_of(environ, lambda: Request(environ), Policy(principal=chosen), signed_in)
+    return caller_of(environ, lambda: Request(environ), Policy(principal=chosen), signed_in)
+
+
+def principal(chosen: Any = "default", signed_in: Any = None, **headers: str) -> bytes:
+    found = caller(chosen, signed_in, **headers)
+    assert not found.joins_fingerprint
+    return found.principal
 
 
 def test_it_is_a_digest_of_fixed_length_that_shows_no_credential() -> None:
@@ -35,22 +64,57 @@ def test_callers_are_told_apart_by_their_authorization() -> None:
     assert principal(Authorization="a") == principal(Authorization="a")
 
 
-def test_a_signed_in_user_is_the_same_whatever_the_token() -> None:
-    one, two = (principal(signed_in=lambda request: ("login", "7"), Authorization=token) for token in "ab")
-    assert one == two != principal(signed_in=lambda request: ("login", "8"))
-    assert one != principal(signed_in=lambda request: ("jwt", "7"))
+def test_a_signed_in_user_is_the_same_whatever_the_token_and_the_session() -> None:
+    one = principal(signed_in=Known(("login", "7"), b"a session"), Authorization="a", Cookie="c=1")
+    two = principal(signed_in=Known(("login", "7"), ("user_id", "8")), Authorization="b", Cookie="c=2")
+    assert one == two != principal(signed_in=Known(("login", "8")))
+    assert one != principal(signed_in=Known(("jwt", "7")))
 
 
 def test_a_request_nobody_is_signed_in_for_falls_back_to_the_authorization() -> None:
-    assert principal(signed_in=lambda request: None, Authorization="a") == principal(Authorization="a")
+    assert principal(signed_in=Known(session=b"a session"), Authorization="a", Cookie="c") == principal(
+        Authorization="a"
+    )
 
 
-def test_a_principal_of_its_own_replaces_all_others() -> None:
-    def unwanted(request: Request) -> tuple[str, str]:
-        raise AssertionError("nobody shall be asked who is signed in")
+def test_a_session_that_names_its_user_tells_callers_apart() -> None:
+    one, two = (principal(signed_in=Known(session=("user_id", user)), Cookie="c") for user in "78")
+    assert one != two
+    assert one != principal(signed_in=Known(session=("sid", "7")), Cookie="c")
+    assert one != principal(signed_in=Known(("user_id", "7")), Cookie="c")
 
-    one, two = (principal(lambda: "me", unwanted, Authorization=token) for token in "ab")
+
+def test_a_session_that_names_nobody_joins_the_fingerprint() -> None:
+    one, two, same = (caller(signed_in=Known(session=content), Cookie="c") for content in (b"1", b"2", b"1"))
+    assert one.principal == two.principal == principal()
+    assert one.joins_fingerprint != two.joins_fingerprint
+    assert one == same
+    assert len(one.joins_fingerprint) == 16
+
+
+def test_an_empty_session_joins_nothing() -> None:
+    assert caller(signed_in=Known(session=None), Cookie="c") == caller()
+
+
+def test_without_sessions_the_cookies_take_that_part(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_cookies.cache_clear()
+    one, two, same = (caller(Cookie=cookie) for cookie in ("c=1", "c=2", "c=1"))
+    assert one.principal == two.principal == principal()
+    assert one.joins_fingerprint != two.joins_fingerprint
+    assert one == same
+    assert ["principal=" in record.message for record in caplog.records] == [True], "said once"
+    assert "c=1" not in caplog.text
+
+
+@pytest.mark.parametrize("chosen", [lambda: "me", ["X-User"], None])
+def test_a_principal_of_its_own_replaces_all_others(chosen: Any) -> None:
+    one, two = (principal(chosen, Unwanted(), Authorization=word, Cookie=word, X_User="me") for word in "ab")
     assert one == two
+
+
+@pytest.mark.parametrize("chosen", [lambda: None, ["X-User"], ["cookie:user", "X-User"]])
+def test_whom_a_principal_of_its_own_does_not_name_is_anonymous(chosen: Any) -> None:
+    assert principal(chosen, Authorization="a", Cookie="c=1") == principal()
 
 
 @pytest.mark.parametrize("names", [["X-Tenant", "X-User"], ("x-tenant", "X-USER")])
@@ -62,9 +126,15 @@ def test_headers_are_named_in_any_case_and_all_of_them_count(names: Any) -> None
     )
 
 
+def test_a_cookie_may_name_the_caller() -> None:
+    of = functools.partial(principal, ["cookie:user"])
+    assert of(Cookie="a=1; user=7") == of(Cookie="user=7; a=2") != of(Cookie="user=8")
+    assert of(Cookie="user=7") != principal(["user"], User="7")
+
+
 @given(st.lists(st.tuples(*[st.text(max_size=3)] * 2), min_size=2, max_size=2, unique=True))
 def test_no_two_users_are_one_however_they_are_spelt(users: list[tuple[str, str]]) -> None:
-    one, two = (principal(signed_in=lambda request, user=user: user) for user in users)
+    one, two = (principal(signed_in=Known(user)) for user in users)
     assert one != two
 
 
