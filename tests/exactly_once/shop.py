@@ -55,5 +55,9 @@ class Shop:
 
     def proofs(self) -> int:
         """How many operations are proved done."""
+        return self.kinds().count("done")
+
+    def kinds(self) -> list[str]:
+        """What the rows of all operations say of them."""
         with self.app.app_context(), self.db.engine.connect() as connection:
-            return len(connection.execute(self.proof_table.select()).all())
+            return sorted(connection.execute(self.db.select(self.proof_table.c.kind)).scalars())

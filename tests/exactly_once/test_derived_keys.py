@@ -11,7 +11,7 @@ from werkzeug.test import Client
 
 from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
 from flask_idempotency.engine.attempt import Attempt
-from flask_idempotency.engine.engine import Engine, Run
+from flask_idempotency.engine.engine import Engine
 from flask_idempotency.engine.records import RecordKey
 from flask_idempotency.exactly_once.derived_key import derive_key
 from flask_idempotency.http.admission import ATTEMPT
@@ -79,10 +79,11 @@ def test_encryption_and_its_keys_have_no_part_in_it() -> None:
 
 def test_it_is_the_same_in_every_version() -> None:
     """Pinned: a change here, rolled out between two attempts, charges a card twice."""
-    decision = Engine(MemoryStore()).begin(key="order-1", principal=bytes(16), fingerprint=b"f", policy=Policy())
-    assert isinstance(decision, Run)
-    assert isinstance(decision.attempt, Attempt)
-    assert derive_key(decision.attempt, "charge") == PINNED
+    attempt = Engine(MemoryStore()).begin(
+        key="order-1", principal=bytes(16), fingerprint=b"f", request_fingerprint=b"r", policy=Policy()
+    )
+    assert isinstance(attempt, Attempt)
+    assert derive_key(attempt, "charge") == PINNED
     assert RecordKey.of(bytes(16), "order-1").id.hex() == PINNED_IDENTITY
 
 
