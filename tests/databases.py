@@ -53,7 +53,7 @@ def mariadbd() -> str | None:
 
 
 @contextmanager
-def mariadb() -> Iterator[str]:
+def mariadb(*settings: str) -> Iterator[str]:
     """A MariaDB server from the system's package, on a port of its own: the SQLAlchemy URL of its database."""
     program = mariadbd()
     if program is None:
@@ -76,6 +76,7 @@ def mariadb() -> Iterator[str]:
         f"--pid-file={folder / 'pid'}",
         "--innodb-buffer-pool-size=64M",
         "--max-connections=300",
+        *settings,
         *user,
     ]
     with (folder / "log").open("wb") as log:

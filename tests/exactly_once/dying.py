@@ -8,7 +8,7 @@ from flask_idempotency.stores import MemoryStore
 
 
 class DyingStore(MemoryStore):
-    """A store that, while `dead`, loses what is to be completed for good: as if the process had died before it."""
+    """A store that, while `dead`, loses the ends of attempts for good: as if the process had died before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,11 +16,18 @@ class DyingStore(MemoryStore):
         self._lost: set[bytes] = set()
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
+        self._lose(claim)
+        return super().complete(claim, response, retention=retention)
+
+    def release(self, claim: Claim, *, retention: float) -> bool:
+        self._lose(claim)
+        return super().release(claim, retention=retention)
+
+    def _lose(self, claim: Claim) -> None:
         if self.dead:
             self._lost.add(claim.token)
         if claim.token in self._lost:
             raise StoreUnavailable("dead")
-        return super().complete(claim, response, retention=retention)
 
     def die(self) -> None:
         """Let the process be dead for as long as its leases last; then another asks."""

@@ -5,11 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from flask import Flask
 from sqlalchemy import Engine, ForeignKey, Index, MetaData, String, UniqueConstraint, create_engine, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
-from flask_idempotency.exactly_once import create_once, proof_table
+from flask_idempotency import Idempotency, Policy
+from flask_idempotency.exactly_once import WinnerHidden, create_once, proof_table
+from flask_idempotency.stores import MemoryStore
 
 
 class Base(DeclarativeBase):
@@ -271,7 +274,7 @@ def test_the_row_goes_where_its_model_is_bound_and_its_transaction_is_the_caller
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_row_committed_after_the_snapshot_is_found_on_mariadb_and_an_error_on_postgresql(
+def test_a_row_committed_after_the_snapshot_is_found_on_mariadb_and_said_to_be_hidden_on_postgresql(
     postgresql_url: str, mariadb_url: str, level: str
 ) -> None:
     for url in (postgresql_url, mariadb_url):
@@ -285,19 +288,66 @@ def test_a_row_committed_after_the_snapshot_is_found_on_mariadb_and_an_error_on_
             if url == mariadb_url:
                 assert create_once(session, Order(idempotency_key="k", item="ours"))[0].item == "theirs"
             else:
-                with pytest.raises(IntegrityError):
+                with pytest.raises(WinnerHidden):
                     create_once(session, Order(idempotency_key="k", item="ours"))
                 session.rollback()
                 assert create_once(session, Order(idempotency_key="k", item="ours"))[0].item == "theirs"
         engine.dispose()
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_clash_on_another_constraint_with_a_row_that_is_hidden_is_that_error(postgresql_url: str, level: str) -> None:
+    engine = create_engine(postgresql_url, isolation_level=level)
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, Session(engine) as other:
+        session.connection().exec_driver_sql("SELECT 1 FROM once_transfers").all()
+        create_once(other, Order(idempotency_key="another", number="1", item="theirs"))
+        other.commit()
+        with pytest.raises(IntegrityError):
+            create_once(session, Order(idempotency_key="k", number="1", item="ours"))
+    engine.dispose()
+
+
+def test_a_value_that_is_missing_is_that_error_though_the_key_is_there(engine: Engine) -> None:
+    with Session(engine) as session:
+        create_once(session, Order(idempotency_key="k", item="book"))
+        with pytest.raises(IntegrityError):
+            create_once(session, Order(idempotency_key="k"))
+        session.commit()
+        assert count(session, Order) == 1
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_atomic_view_runs_again_where_the_winner_is_hidden(postgresql_url: str, level: str) -> None:
+    engine = create_engine(postgresql_url, isolation_level=level)
+    proof_table(MetaData()).drop(engine, checkfirst=True)
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    sessions = scoped_session(sessionmaker(engine))
+    app = Flask(__name__)
+    Idempotency(app, store=MemoryStore(), policy=Policy(atomic=True, on_conflict="rerun"), session=sessions)
+    runs: list[None] = []
+
+    def view() -> tuple[str, int]:
+        runs.append(None)
+        sessions.execute(select(Transfer)).all()
+        if len(runs) == 1:
+            with Session(engine) as other:
+                create_once(other, Order(idempotency_key="k", item="theirs"))
+                other.commit()
+        order, created = create_once(sessions, Order(idempotency_key="k", item="ours"))
+        sessions.commit()
+        return f"{order.item} {created}", 201
+
+    app.add_url_rule("/", "orders", view, methods=["POST"])
+    heard = app.test_client().post("/", headers={"Idempotency-Key": "k"})
+    sessions.remove()
+    assert (heard.status_code, heard.text, len(runs)) == (201, "theirs False", 2)
+    engine.dispose()
+
+
 def test_in_an_atomic_view_the_row_and_the_answer_stand_together(database_url: str) -> None:
-    from flask import Flask
-
-    from flask_idempotency import Idempotency, Policy
-    from flask_idempotency.stores import MemoryStore
-
     engine = create_engine(database_url)
     proof_table(MetaData()).drop(engine, checkfirst=True)
     Base.metadata.drop_all(engine)
@@ -305,7 +355,7 @@ def test_in_an_atomic_view_the_row_and_the_answer_stand_together(database_url: s
     sessions = scoped_session(sessionmaker(engine))
     app = Flask(__name__)
     idempotency = Idempotency(app, store=MemoryStore(), policy=Policy(atomic=True), session=sessions)
-    statuses = [402, 201]
+    statuses = [500, 201]
 
     def view() -> tuple[str, int]:
         assert idempotency.attempt is not None
@@ -317,7 +367,7 @@ def test_in_an_atomic_view_the_row_and_the_answer_stand_together(database_url: s
     heard = [app.test_client().post("/", headers={"Idempotency-Key": "k"}) for _ in range(3)]
     sessions.remove()
     assert [(each.status_code, each.text) for each in heard] == [
-        (402, "[True, False]"),
+        (500, "[True, False]"),
         (201, "[True, False]"),
         (201, "[True, False]"),
     ]

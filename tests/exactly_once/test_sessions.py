@@ -1,5 +1,6 @@
 """Whatever a view does with its sessions, its rows stand with its answer or not at all; what cannot join is told."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -216,6 +217,30 @@ def test_an_engine_without_transactions_of_the_driver_serves_on_sqlite(tmp_path:
 
     assert Counter(sessions).ask(view).status_code == 500
     assert lines(engine) == []
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_an_engine_with_the_newer_transaction_control_of_sqlite_is_refused_in_words(
+    tmp_path: Any, autocommit: bool
+) -> None:
+    """As Python 3.12 and later can make it: a commit of the driver's would be none, or not ours."""
+
+    class Newer(sqlite3.Connection):
+        pass
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(tmp_path / "lines.db", factory=Newer)
+        connection.autocommit = autocommit  # type: ignore[attr-defined,unused-ignore]
+        return connection
+
+    engine = create_engine(f"sqlite:///{tmp_path / 'lines.db'}", creator=connect)
+    renew(engine)
+    sessions = scoped_session(sessionmaker(engine))
+    counter = Counter(sessions)
+    counter.app.config["PROPAGATE_EXCEPTIONS"] = True
+    with pytest.raises(RuntimeError, match="autocommit"):
+        counter.ask(lambda: "never")
+    engine.dispose()
 
 
 def test_a_view_that_wants_another_isolation_level_for_its_transaction_hears_that_it_cannot(engine: Engine) -> None:
