@@ -1,4 +1,4 @@
-"""An attempt that another took over from leaves nothing behind, however it ends; one that ended is not taken for lost."""
+"""An attempt that another took over from leaves nothing behind, however it ends; one that ended is not lost."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
