@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -113,14 +113,19 @@ class ViewPolicies:
         return found[1]
 
     def published(self) -> list[Rules]:
-        """The policies in force, for the policy page: that of the application, and those of views that differ."""
-        published = [Rules(self._policy)]
+        """The rules in force, for the policy page: those of the application, and those of its views."""
+        published = [Rules(self._policy)] if self._policy.methods else []
         for rule in self._app.url_map.iter_rules():
             view = self._app.view_functions.get(rule.endpoint)
-            for method in sorted(rule.methods or ()):
-                in_force = view and self._find(view, method, _blueprints(rule.endpoint))
-                if in_force:
-                    _publish(published, in_force.policy, rule.rule)
+            if view is None:
+                continue
+            blueprints = _blueprints(rule.endpoint)
+            for method in sorted(self.guarded.intersection(rule.methods or ())):
+                in_force = self._find(view, method, blueprints)
+                if in_force is not None:
+                    published.append(Rules(in_force.policy, (rule.rule,)))
+                elif self._said(view, method, blueprints) is EXEMPT:
+                    published.append(Rules(None, (rule.rule,)))
         return published
 
     def exempts(self, request: Request) -> bool:
@@ -151,23 +156,6 @@ class ViewPolicies:
         yield view_class
         for name in blueprints:
             yield self._app.blueprints.get(name)
-
-
-def _publish(published: list[Rules], policy: Policy, path: str) -> None:
-    """Note that `policy` is in force for `path`, with the others under the same policy."""
-    for number, rules in enumerate(published):
-        if _same(rules.policy, policy):
-            # The first is the application's own, in force wherever nothing else is.
-            if number and path not in rules.paths:
-                published[number] = replace(rules, paths=(*rules.paths, path))
-            return
-    published.append(Rules(policy, (path,)))
-
-
-def _same(one: Policy, other: Policy) -> bool:
-    # A policy cannot be a key, nor compared as a whole: the callables in it are others', and may refuse both.
-    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Policy))
-    return all(a is b or (not callable(a) and not callable(b) and a == b) for a, b in pairs)
 
 
 def _blueprints(endpoint: str) -> list[str]:

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from werkzeug import Response as WSGIResponse
 from werkzeug.sansio.response import Response
 
-from .problems import Problem
+from .problems import Docs, Problem
 
 logger = logging.getLogger("flask_idempotency")
 
@@ -29,3 +30,10 @@ def dress(refusal: Problem, response: AnyResponse, by: Callable[..., Any] | None
         logger.error("The option refusal must return a response, not %s.", type(dressed).__qualname__)
         return response
     return dressed
+
+
+def dressed(refusal: Problem, docs: Docs, by: Callable[..., Any]) -> WSGIResponse:
+    """The response to a refusal for those that have no response class of their own, as `by` wants it to look."""
+    response = WSGIResponse(refusal.document(docs), status=refusal.status_line)
+    response.headers[:] = refusal.headers(docs)
+    return dress(refusal, response, by)

@@ -1,6 +1,7 @@
 """What of a response is kept, and how it is answered again."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
@@ -30,7 +31,15 @@ _NEVER_KEPT_WITHOUT_COOKIES = _NEVER_KEPT | {"set-cookie"}
 _LENGTHS = frozenset(map(len, _NEVER_KEPT_WITHOUT_COOKIES))
 
 
-def keep(status: str, headers: Collection[tuple[str, str]], body: bytes, policy: Policy) -> StoredResponse:
+class HeaderFields(Protocol):
+    """A list of pairs, or what werkzeug makes of one."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]: ...
+
+    def __len__(self) -> int: ...
+
+
+def keep(status: str, headers: HeaderFields, body: bytes, policy: Policy) -> StoredResponse:
     """The response as it is kept."""
     dropped = _NEVER_KEPT if policy.keep_cookies else _NEVER_KEPT_WITHOUT_COOKIES
     kept = [field for field in headers if len(field[0]) not in _LENGTHS or field[0].lower() not in dropped]

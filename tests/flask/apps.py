@@ -27,4 +27,4 @@ def slug(response: TestResponse) -> str:
     """The name of the problem that was answered."""
     assert response.content_type == "application/problem+json", response.text
     assert response.json
-    return str(response.json["type"].rpartition(":")[2])
+    return str(response.json["type"].rpartition("#")[2])

@@ -25,10 +25,13 @@ class Quarrelsome(Unhashable):
 
 
 def published(app: Flask) -> Any:
-    answer = app.test_client().get("/idempotency-policy", headers={"Accept": "application/json"})
+    return page(app)["policies"]
+
+
+def page(app: Flask) -> Any:
+    answer = app.test_client().get("/.well-known/idempotency", headers={"Accept": "application/json"})
     assert answer.status_code == 200
-    assert answer.json
-    return answer.json["policies"]
+    return answer.json
 
 
 @pytest.mark.parametrize("keep", [Unhashable(), Quarrelsome()])
@@ -53,3 +56,17 @@ def test_views_under_the_same_rules_are_told_together_and_those_under_the_applic
     assert (everything["paths"], everything["retention_seconds"]) == ("all others", 60)
     assert (sorted(a["paths"]), a["wait_seconds"]) == (["/a", "/a/<int:id>", "/c"], 5)
     assert (d["paths"], d["methods"]) == (["/d"], ["PUT"])
+
+
+def test_exempt_views_are_listed_under_the_methods_that_the_policy_covers() -> None:
+    app, idempotency = make_app()
+    for name, methods in {"a": ["POST"], "b": ["GET"], "c": ["GET", "PATCH"]}.items():
+        app.add_url_rule(f"/{name}", name, idempotency.exempt(lambda: "done"), methods=methods)
+    assert page(app)["exempt_paths"] == ["/a", "/c"]
+
+
+def test_where_only_decorated_views_are_guarded_nothing_is_said_of_others() -> None:
+    app, idempotency = make_app(methods=())
+    app.add_url_rule("/a", "a", idempotency.view(lambda: "done"), methods=["POST"])
+    app.add_url_rule("/b", "b", lambda: "done", methods=["POST"])
+    assert [entry["paths"] for entry in published(app)] == [["/a"]]

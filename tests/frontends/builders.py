@@ -9,6 +9,8 @@ from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
 from flask_idempotency.engine.store import Store
 from flask_idempotency.stores import MemoryStore
 
+PAGE = "/.well-known/idempotency"
+
 FRONT_ENDS = ("hooks", "decorator", "middleware")
 
 
@@ -33,7 +35,7 @@ class Shop:
             app.add_url_rule(f"/{name}", name, view, methods=["GET", "POST", "PATCH", "PUT", "DELETE"])
         if front_end == "middleware":
             app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
-                app.wsgi_app, store=self.store, policy=Policy(**options), observers=observers
+                app.wsgi_app, store=self.store, policy=Policy(**options), docs_path=PAGE, observers=observers
             )
         self.client = app.test_client()
 
@@ -50,8 +52,10 @@ class Shop:
         assert response.json["status"] == response.status_code
         assert response.json["title"]
         assert response.json["detail"]
-        assert response.headers["Link"] == '</idempotency-policy>; rel="describedby"'
-        return str(response.json["type"].rpartition(":")[2])
+        link, slug = response.json["type"].rpartition("#")[::2]
+        assert response.headers["Link"] == f'<{link}>; rel="describedby"'
+        assert link == PAGE
+        return str(slug)
 
     def echo(self) -> Any:
         self.runs.append("echo")

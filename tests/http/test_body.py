@@ -32,7 +32,10 @@ class Socket(io.RawIOBase):
         return taken
 
 
-def body_of(source: Any, length: object = None, *, policy: Policy = Policy(), **environ: Any) -> Body:
+DEFAULT = Policy()
+
+
+def body_of(source: Any, length: object = None, *, policy: Policy = DEFAULT, **environ: Any) -> Body:
     known = {"REQUEST_METHOD": "POST", "wsgi.input": source}
     if length is not None:
         known["CONTENT_LENGTH"] = str(length)

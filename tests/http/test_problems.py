@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flask_idempotency.engine.engine import Refusal
-from flask_idempotency.http.problems import PROBLEMS, Docs, problem, slug_of
+from flask_idempotency.http.problems import PROBLEMS, Docs, problem
 
 DRAFT = "https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"
 RULES = Docs(url="/rules")
@@ -73,17 +73,6 @@ def test_a_problem_leads_to_its_place_in_what_documents_it(docs: Docs, link: str
 
 def test_an_address_that_leads_to_a_place_already_is_not_given_a_second_one() -> None:
     assert Docs(url="https://docs.example/#rules").type_of("x") == "https://docs.example/#x"
-
-
-@pytest.mark.parametrize("docs", [Docs(), RULES, Docs(url="https://docs.example/rules")])
-@pytest.mark.parametrize("slug", PROBLEMS)
-def test_the_type_of_a_problem_tells_which_it_is(docs: Docs, slug: str) -> None:
-    assert slug_of(docs.type_of(slug)) == slug
-
-
-@pytest.mark.parametrize("other", ["about:blank", "request-in-progress", "https://shop.example/problems#sold-out", ""])
-def test_the_type_of_another_problem_is_none_of_ours(other: str) -> None:
-    assert slug_of(other) is None
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,11 @@ from werkzeug import Request
 
 from flask_idempotency import IdempotencyMiddleware, Policy
 from flask_idempotency.engine.events import Event, Outcome
-from flask_idempotency.http.body import SPOOL_BYTES
 from flask_idempotency.stores import MemoryStore
 from tests.wsgi.harness import TEXT, Harness
 
 #: None, small, as large as one read, as what stays in memory, and each a byte more.
-SIZES = [0, 1, 1000, 65536, 65537, SPOOL_BYTES, SPOOL_BYTES + 1, 2_000_003]
+SIZES = [0, 1, 1000, 65536, 65537, Policy().spool_bytes, Policy().spool_bytes + 1, 2_000_003]
 
 
 class Socket(io.RawIOBase):
