@@ -2,11 +2,12 @@
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 from ..engine import clock
-from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from ..engine.store import StoreUnavailable, kept_response
 
 try:
@@ -14,8 +15,23 @@ try:
 except ImportError as error:
     raise ImportError("RedisStore needs redis-py: pip install 'flask-idempotency[redis]'") from error
 
-from .redis_scripts import CLAIM, COMPLETE, RELEASE, RENEW
-from .redis_server import Call, RedisServer, Reply
+from .redis_scripts import (
+    ABANDON,
+    ANSWERING,
+    BEGIN_STEP,
+    CLAIM,
+    COMPLETE,
+    DROP_STEP,
+    GIVE_BACK,
+    KEEP_STEP,
+    LOAD_STEPS,
+    RELEASE,
+    RENEW,
+    RESOLVE,
+    Call,
+    Script,
+)
+from .redis_server import RedisServer
 from .redis_url import Client, read_url
 from .unheard import UnheardClaims
 
@@ -100,62 +116,103 @@ class RedisStore:
         return f"<{type(self).__name__} at {self._server.where}>"
 
     def claim(
-        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
-    ) -> Claimed | InProgress | Completed:
+        self,
+        record: RecordKey,
+        fingerprint: bytes,
+        *,
+        lease: float,
+        retention: float,
+        take_over: bool,
+        durable: bool,
+    ) -> Standing:
         """See `Store.claim`."""
-        # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
-        claim = self._unheard.take(record.id) or Claim(record.id, secrets.token_bytes(16))
-        arguments = (fingerprint, claim.token, _milliseconds(lease), _milliseconds(retention), int(take_over))
+        claim = Claim(record, fingerprint, self._token(record, fingerprint, retention))
+        key, about = self._key(record.id), _about(claim)
+        lifetime = _milliseconds(max(lease, retention)) if take_over else b""
+        call = Call(CLAIM, key, (*about, _milliseconds(lease), b"1" if take_over else b"0", lifetime))
         # Where it may not be taken over, the claim alone tells later that the outcome is unknown: it must survive.
-        replicas = 0 if take_over else self._min_replicas
+        must_survive = durable or not take_over
         try:
-            reply = self._run(Call(CLAIM, self._key(claim), arguments), replicas=replicas)
-            outcome, *told = reply.value
-            if outcome == b"claimed":
-                self._see_it_safe(reply, replicas)
+            reply = self._write(call, written=_is_claimed) if must_survive else self._server.run(call)
         except StoreUnavailable:
-            self._unheard.remember(claim)
+            self._unheard.remember(claim, retention)
             raise
-        match outcome, told:
-            case b"claimed", [number]:
-                return Claimed(claim, lapsed=number > 1, number=number)
-            case b"in progress", [found, left]:
-                return InProgress(found, clock.now() + left / 1000, lapsed=left <= 0)
-            case b"completed", [found, response]:
+        match reply:
+            case [b"claimed", int(number), lapsed]:
+                return Claimed(claim, number, lapsed == 1)
+            case [b"completed", found, response]:
                 return Completed(found, kept_response(response))
+            case [b"in progress", found, since, left]:
+                now = clock.now()
+                return InProgress(found, now - since / 1000, now + left / 1000)
+            case [b"lapsed", found]:
+                return Lapsed(found)
         raise StoreUnavailable(f"Redis at {self._server.where} gave a reply that no claim has")
+
+    def answering(self, claim: Claim, *, lease: float) -> bool:
+        """See `Store.answering`."""
+        return self._decide(ANSWERING, claim, _milliseconds(lease))
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         packed = b"" if response is None else response.pack()
-        call = Call(COMPLETE, self._key(claim), (claim.token, _milliseconds(retention), packed))
-        reply = self._run(call, replicas=self._min_replicas)
-        if reply.value == 1:
-            self._see_it_safe(reply, self._min_replicas)
-        return bool(reply.value == 1)
+        call = Call(COMPLETE, self._key(claim.record.id), (*_about(claim), _milliseconds(retention), packed))
+        return bool(self._write(call) == 1)
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
-        reply = self._server.run(self._release(claim))
-        # No record, but an earlier try of this very call: that one gave it back, and its reply was lost. Should the
-        # record have gone otherwise, the key is as free. Where somebody else claimed it in between, nothing can
-        # tell whether the claim was taken over or given back first: fenced is the careful answer.
-        return bool(reply.value == 1 or (reply.value == -1 and reply.repeated))
+        call = Call(RELEASE, self._key(claim.record.id), (claim.token, _milliseconds(retention)))
+        return bool(self._server.run(call) == 1)
 
-    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
+    def abandon(self, claim: Claim) -> bool:
+        """See `Store.abandon`."""
+        return self._decide(ABANDON, claim)
+
+    def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
+        """See `Store.resolve`."""
+        becomes = b"completed" if done else b"released"
+        call = Call(RESOLVE, self._key(record_id), (new_token(), becomes, _milliseconds(retention)))
+        return bool(self._write(call) == 1)
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
         """See `Store.renew`."""
         duration = _milliseconds(lease)
-        calls = [Call(RENEW, self._key(claim), (claim.token, duration)) for claim in claims]
+        calls = [Call(RENEW, self._key(claim.record.id), (claim.token, duration)) for claim in claims]
         # Nobody runs under these: given back, they do not keep their keys until their lease ends.
         unheard = list(iter(self._unheard.take_any, None))
-        calls += [self._release(claim) for claim in unheard]
+        calls += [self._give_back(claim, retention) for claim, retention in unheard]
+        if not calls:
+            return set()
         try:
-            if calls:
-                self._server.run_all(calls)
+            replies = self._server.run_all(calls)
         except StoreUnavailable:
-            for claim in unheard:
-                self._unheard.remember(claim)
+            for claim, retention in unheard:
+                self._unheard.remember(claim, retention)
             raise
+        return {claim for claim, reply in zip(claims, replies, strict=False) if reply == 0}
+
+    def load_steps(self, claim: Claim) -> Mapping[str, bytes | None]:
+        """See `Store.load_steps`."""
+        fields = self._server.run(Call(LOAD_STEPS, self._key(claim.record.id), ()))
+        steps: dict[str, bytes | None] = {}
+        for field, value in zip(fields[::2], fields[1::2], strict=True):
+            kind, _, name = _text(field).partition(":")
+            if kind == "step":
+                steps[name] = value
+            else:
+                steps.setdefault(name, None)
+        return steps
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        """See `Store.keep_step`."""
+        duration = _milliseconds(retention)
+        if result is None:
+            return self._decide(BEGIN_STEP, claim, _bytes(name), duration)
+        return self._decide(KEEP_STEP, claim, _bytes(name), result, duration)
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        """See `Store.drop_step`."""
+        return self._decide(DROP_STEP, claim, _bytes(name))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: the server expires records itself."""
@@ -165,25 +222,70 @@ class RedisStore:
         """See `Store.close`. A client that was handed in stays open: it is its owner's."""
         self._server.close()
 
-    def _see_it_safe(self, reply: Reply, replicas: int) -> None:
-        if reply.reached < replicas:
+    def _token(self, record: RecordKey, fingerprint: bytes, retention: float) -> bytes:
+        """A new one, or that of an earlier try of the same request whose reply never came: it recognises itself."""
+        unheard = self._unheard.take(record.id) if self._unheard else None
+        if unheard is None:
+            return new_token()
+        if unheard.fingerprint == fingerprint:
+            return unheard.token
+        try:
+            self._server.run(self._give_back(unheard, retention))
+        except StoreUnavailable:
+            self._unheard.remember(unheard, retention)
+            raise
+        return new_token()
+
+    def _give_back(self, claim: Claim, retention: float) -> Call:
+        return Call(GIVE_BACK, self._key(claim.record.id), (claim.token, _milliseconds(retention)))
+
+    def _decide(self, script: Script, claim: Claim, *arguments: bytes) -> bool:
+        """Write under a claim, so that it survives; False where it was fenced."""
+        return bool(self._write(Call(script, self._key(claim.record.id), (claim.token, *arguments))) == 1)
+
+    def _write(self, call: Call, *, written: Callable[[Any], bool] = bool) -> Any:
+        """Run a script whose write must survive: once it is `written`, as many replicas as were asked for have it."""
+        replicas = self._min_replicas
+        if not replicas:
+            return self._server.run(call)
+        reply, reached = self._server.run_and_wait(call, replicas=replicas, timeout=self._replica_timeout)
+        if reached < replicas and written(reply):
             raise StoreUnavailable(
                 f"Redis at {self._server.where}: of the {replicas} replicas that min_replicas asks for, "
-                f"{reply.reached} had the record within {self._replica_timeout:g} s"
+                f"{reached} had the record within {self._replica_timeout:g} s"
             )
+        return reply
 
-    def _release(self, claim: Claim) -> Call:
-        return Call(RELEASE, self._key(claim), (claim.token,))
-
-    def _run(self, call: Call, *, replicas: int) -> Reply:
-        return self._server.run(call, replicas=replicas, replica_timeout=self._replica_timeout)
-
-    def _key(self, claim: Claim) -> bytes:
-        return self._prefix + claim.record_id.hex().encode()
+    def _key(self, record_id: bytes) -> bytes:
+        return self._prefix + record_id.hex().encode()
 
 
-def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000))
+def new_token() -> bytes:
+    """What fences a claim: random, since a counter could come back after the record was purged."""
+    return secrets.token_bytes(16)
+
+
+def _about(claim: Claim) -> tuple[bytes, ...]:
+    """What every record says of the claim that it was made for."""
+    record = claim.record
+    return claim.token, claim.fingerprint, _bytes(record.key), _bytes(record.method), _bytes(record.path)
+
+
+def _is_claimed(reply: Any) -> bool:
+    return bool(reply[0] == b"claimed")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(kept: bytes) -> str:
+    return kept.decode("utf-8", "surrogatepass")
+
+
+@lru_cache
+def _milliseconds(seconds: float) -> bytes:
+    return b"%d" % max(1, math.ceil(seconds * 1000))
 
 
 def _where(client: Client) -> str:

@@ -1,20 +1,25 @@
--- Keep the answer. A repeat recognises its own token; a tombstone that comes late never replaces the response.
+-- Keep the answer; a record that is gone is inserted anew. A repeat recognises its own token, and a tombstone that comes
+-- late never replaces the response.
 --
 -- KEYS  the record
--- ARGV  token, retention in milliseconds, the packed response, or "" for a tombstone
+-- ARGV  token, fingerprint, key, method, path, retention in milliseconds, the packed response, or "" for a tombstone
 --
 -- Returns  1, or 0: fenced
-local record = KEYS[1]
-local token, retention, response = ARGV[1], ARGV[2], ARGV[3]
+local record, token, response = KEYS[1], ARGV[1], ARGV[7]
 
-if redis.call('HGET', record, 'token') ~= token then
+local found = redis.call('HMGET', record, 'state', 'token')
+local state = found[1]
+
+if not state then
+    redis.call('HSET', record, 'fingerprint', ARGV[2], 'token', token, 'number', 1,
+        'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
+elseif found[2] ~= token or state == 'released' then
     return 0
 end
--- The response first: a server that is out of memory refuses only the first write of a script, and the record must
--- not be left half completed.
-if response ~= '' then
-    redis.call('HSET', record, 'response', response)
+if response == '' then
+    redis.call('HSET', record, 'state', 'completed')
+else
+    redis.call('HSET', record, 'state', 'completed', 'response', response)
 end
-redis.call('HDEL', record, 'lease_ends')
-redis.call('PEXPIRE', record, retention)
+redis.call('PEXPIRE', record, ARGV[6])
 return 1

@@ -1,19 +1,21 @@
--- Give the key back.
+-- Give the key back. The record keeps its fingerprint, its count of attempts and its steps. A repeat recognises its own
+-- token.
 --
 -- KEYS  the record
--- ARGV  token
+-- ARGV  token, retention in milliseconds
 --
--- Returns  1: given back;  0: completed, or another's;  -1: there is no such record
+-- Returns  1 where it is given back, or gone;  0 where it is completed, or another's
 local record = KEYS[1]
 
-local found = redis.call('HMGET', record, 'token', 'lease_ends')
-local found_token, lease_ends = found[1], found[2]
+local found = redis.call('HMGET', record, 'state', 'token')
+local state = found[1]
 
-if not found_token then
-    return -1
+if not state then
+    return 1
 end
-if found_token ~= ARGV[1] or not lease_ends then
+if found[2] ~= ARGV[1] or state == 'completed' then
     return 0
 end
-redis.call('DEL', record)
+redis.call('HSET', record, 'state', 'released')
+redis.call('PEXPIRE', record, ARGV[2])
 return 1

@@ -1,0 +1,25 @@
+-- A person knows what became of it. A repeat recognises itself by the token that it left in the record.
+--
+-- KEYS  the record
+-- ARGV  a new token, "completed" or "released", retention in milliseconds
+--
+-- Returns  1, or 0: there is no such record, or its outcome is known
+local record = KEYS[1]
+
+local found = redis.call('HMGET', record, 'state', 'token', 'lease_ends')
+local state = found[1]
+
+if found[2] == ARGV[1] then
+    return 1
+end
+if state == 'running' then
+    local time = redis.call('TIME')
+    if tonumber(found[3]) > time[1] * 1000 + math.floor(time[2] / 1000) then
+        return 0
+    end
+elseif state ~= 'unknown' then
+    return 0
+end
+redis.call('HSET', record, 'state', ARGV[2], 'token', ARGV[1])
+redis.call('PEXPIRE', record, ARGV[3])
+return 1
