@@ -81,6 +81,10 @@ class Cipher:
         """The same each time for the same owner, so that a store can compare; different for every other owner."""
         return self._first.name + self._first.seal.encrypt(plain, [owner])
 
+    def encrypt_alike_under_each(self, plain: bytes, owner: bytes) -> list[bytes]:
+        """What `encrypt_alike` gives under each of the keys, the first one first: it stands under one of these."""
+        return [key.name + key.seal.encrypt(plain, [owner]) for key in self._by_name.values()]
+
     def decrypt_alike(self, encrypted: bytes, owner: bytes) -> bytes:
         """The inverse of `encrypt_alike`."""
         try:

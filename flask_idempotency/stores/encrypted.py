@@ -1,9 +1,10 @@
-"""Encryption at rest: what a store keeps of responses is unreadable to whoever can read the store."""
+"""Encryption at rest: what a store keeps of requests and answers is unreadable to whoever can read the store."""
 
-from collections.abc import Iterable, Sequence
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from ..engine.records import Claim, Claimed, Completed, Lapsed, RecordKey, Standing, StoredResponse
 from ..engine.store import RecordUnreadable, Store
 from .cipher import Cipher, Undecipherable
 
@@ -16,11 +17,13 @@ class EncryptedStore:
     since. Each step may be rolled out while processes still run with the configuration before it.
 
     Status, headers, body and fingerprint are encrypted (AES-256) and bound to their record: moved to another, they are
-    corrupted. What is under an unknown key, or corrupted, raises `RecordUnreadable`, and the request does not run.
+    corrupted. So are the names and results of steps. The idempotency key, the method and the path do not reach the
+    store at all. What is under an unknown key, or corrupted, raises `RecordUnreadable`, and the request does not run.
     So does what was kept before there were keys: switch encryption on with a store that has no records that matter.
 
-    What stays readable: when a record was claimed and expires, whether it is completed, how often it was taken over,
-    and how long its answer is; and its identity, a digest of principal and key.
+    What stays readable: when a record was claimed and expires, how it stands, how often it was attempted, how many
+    steps it has, and how long their names, their results and its answer are; and its identity, a digest of principal
+    and key.
 
     `id_key` (`IDEMPOTENCY_ENCRYPTION_ID_KEY`): makes the identities of records unreadable, too. Without it they are
     plain digests of principal and key: neither can be read from one, but whoever reads the store can test guesses,
@@ -42,37 +45,86 @@ class EncryptedStore:
         return f"EncryptedStore({self._inner!r})"
 
     def claim(
-        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
-    ) -> Claimed | InProgress | Completed:
+        self,
+        record: RecordKey,
+        fingerprint: bytes,
+        *,
+        lease: float,
+        retention: float,
+        take_over: bool,
+        durable: bool,
+    ) -> Standing:
         """See `Store.claim`."""
-        kept_as = RecordKey(self.cipher.kept_id(record.id))
+        kept_as = self._kept_record(record.id)
         # Alike, since the store compares them.
         encrypted = self.cipher.encrypt_alike(fingerprint, record.id)
         while True:
-            outcome = self._inner.claim(kept_as, encrypted, lease=lease, retention=retention, take_over=take_over)
+            outcome = self._inner.claim(
+                kept_as, encrypted, lease=lease, retention=retention, take_over=take_over, durable=durable
+            )
             if isinstance(outcome, Claimed):
-                return replace(outcome, claim=replace(outcome.claim, record_id=record.id))
+                return replace(outcome, claim=Claim(record, fingerprint, outcome.claim.token))
             found = self._decrypt_fingerprint(outcome.fingerprint, record.id)
             if isinstance(outcome, Completed):
                 return Completed(found, outcome.response and self._decrypt(outcome.response, record.id))
-            lapsed_under_another_key = outcome.lapsed and take_over and encrypted != outcome.fingerprint
-            if found != fingerprint or not lapsed_under_another_key:
-                return InProgress(found, outcome.lease_ends, outcome.lapsed)
-            # The store takes over only what looks the same to it.
+            if not isinstance(outcome, Lapsed) or found != fingerprint or encrypted == outcome.fingerprint:
+                return replace(outcome, fingerprint=found)
+            # Under another key. The store lets only what looks the same to it go on.
             encrypted = outcome.fingerprint
+
+    def answering(self, claim: Claim, *, lease: float) -> bool:
+        """See `Store.answering`."""
+        return self._inner.answering(self._kept(claim), lease=lease)
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        encrypted = response and self._encrypt(response, claim.record_id)
+        encrypted = response and self._encrypt(response, claim.record.id)
         return self._inner.complete(self._kept(claim), encrypted, retention=retention)
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
-        return self._inner.release(self._kept(claim))
+        return self._inner.release(self._kept(claim), retention=retention)
 
-    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
+    def abandon(self, claim: Claim) -> bool:
+        """See `Store.abandon`."""
+        return self._inner.abandon(self._kept(claim))
+
+    def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
+        """See `Store.resolve`."""
+        return self._inner.resolve(self.cipher.kept_id(record_id), done=done, retention=retention)
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
         """See `Store.renew`."""
-        self._inner.renew([self._kept(claim) for claim in claims], lease=lease)
+        kept = {self._kept(claim): claim for claim in claims}
+        return {kept[fenced] for fenced in self._inner.renew(kept.keys(), lease=lease)}
+
+    def load_steps(self, claim: Claim) -> Mapping[str, bytes | None]:
+        """See `Store.load_steps`."""
+        record_id = claim.record.id
+        steps: dict[str, bytes | None] = {}
+        try:
+            for written, result in self._inner.load_steps(self._kept(claim)).items():
+                name = self._read_name(written, record_id)
+                if result is not None:
+                    steps[name] = self.cipher.decrypt(result, _owner_of_result(record_id, name))
+                else:
+                    # Its result may stand under the name that another key gives it.
+                    steps.setdefault(name, None)
+        except (Undecipherable, ValueError) as error:
+            raise RecordUnreadable(f"a kept step is unreadable: {error}") from error
+        return steps
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        """See `Store.keep_step`."""
+        record_id = claim.record.id
+        written, *_ = self._write_name(name, record_id)
+        encrypted = None if result is None else self.cipher.encrypt(result, _owner_of_result(record_id, name))
+        return self._inner.keep_step(self._kept(claim), written, encrypted, retention=retention)
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        """See `Store.drop_step`."""
+        kept = self._kept(claim)
+        return all(self._inner.drop_step(kept, written) for written in self._write_name(name, claim.record.id))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
@@ -82,8 +134,14 @@ class EncryptedStore:
         """See `Store.close`."""
         self._inner.close()
 
+    def _kept_record(self, record_id: bytes) -> RecordKey:
+        # The key and what it was sent to stay out altogether.
+        return RecordKey(self.cipher.kept_id(record_id))
+
     def _kept(self, claim: Claim) -> Claim:
-        return replace(claim, record_id=self.cipher.kept_id(claim.record_id))
+        record_id = claim.record.id
+        encrypted = self.cipher.encrypt_alike(claim.fingerprint, record_id)
+        return Claim(self._kept_record(record_id), encrypted, claim.token)
 
     def _encrypt(self, response: StoredResponse, record_id: bytes) -> StoredResponse:
         return StoredResponse("encrypted", (), self.cipher.encrypt(response.pack(), record_id))
@@ -99,3 +157,21 @@ class EncryptedStore:
             return StoredResponse.unpack(self.cipher.decrypt(response.body, record_id))
         except (Undecipherable, ValueError) as error:
             raise RecordUnreadable(f"a kept response is unreadable: {error}") from error
+
+    def _write_name(self, name: str, record_id: bytes) -> list[str]:
+        """What a step of this name is called in the store, under each of the keys, the first one first."""
+        plain = _NAME_OF_STEP + name.encode("utf-8", "surrogatepass")
+        return [urlsafe_b64encode(each).decode() for each in self.cipher.encrypt_alike_under_each(plain, record_id)]
+
+    def _read_name(self, written: str, record_id: bytes) -> str:
+        plain = self.cipher.decrypt_alike(urlsafe_b64decode(written), record_id)
+        return plain.removeprefix(_NAME_OF_STEP).decode("utf-8", "surrogatepass")
+
+
+#: In front of the name of a step, so that it cannot pass for a fingerprint, nor be empty, which SIV does not encrypt.
+_NAME_OF_STEP = b"step:"
+
+
+def _owner_of_result(record_id: bytes, name: str) -> bytes:
+    """What the result of a step is bound to: moved to another step, it is corrupted."""
+    return record_id + _NAME_OF_STEP + name.encode("utf-8", "surrogatepass")
