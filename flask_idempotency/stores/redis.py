@@ -129,7 +129,7 @@ class RedisStore:
         claim = Claim(record, fingerprint, self._token(record, fingerprint, retention))
         key, about = self._key(record.id), _about(claim)
         lifetime = _milliseconds(max(lease, retention)) if take_over else b""
-        call = Call(CLAIM, key, (*about, _milliseconds(lease), b"1" if take_over else b"0", lifetime))
+        call = Call(CLAIM, key, (*about, _milliseconds(lease), _milliseconds(retention), lifetime))
         # Where it may not be taken over, the claim alone tells later that the outcome is unknown: it must survive.
         must_survive = durable or not take_over
         try:
@@ -151,7 +151,8 @@ class RedisStore:
 
     def answering(self, claim: Claim, *, lease: float) -> bool:
         """See `Store.answering`."""
-        return self._decide(ANSWERING, claim, _milliseconds(lease))
+        call = Call(ANSWERING, self._key(claim.record.id), (*_about(claim), _milliseconds(lease)))
+        return bool(self._write(call) == 1)
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
@@ -166,7 +167,7 @@ class RedisStore:
 
     def abandon(self, claim: Claim) -> bool:
         """See `Store.abandon`."""
-        return self._decide(ABANDON, claim)
+        return bool(self._write(Call(ABANDON, self._key(claim.record.id), _about(claim))) == 1)
 
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """See `Store.resolve`."""

@@ -30,23 +30,23 @@ class ClientRoute:
     def run(self, call: Call) -> Any:
         """What the script returns: one round trip."""
         try:
-            return self.client.execute_command(*call.by_digest(), **_AS_BYTES)
+            return self.client.execute_command(*_evalsha(call), **_AS_BYTES)
         except NoScriptError:
             # A new server, or one that was restarted.
-            return self.client.execute_command(*call.by_text(), **_AS_BYTES)
+            return self.client.execute_command("EVAL", *call.by_text(), **_AS_BYTES)
 
     def run_and_wait(self, call: Call, *, replicas: int, timeout: int) -> tuple[Any, int]:
         """What the script returns, and how many replicas have what it wrote after `timeout` milliseconds at most."""
         # In one pipeline, since WAIT counts the replicas that have what its own connection wrote.
         ((server, _),) = self._by_server([call])
-        wait = (b"WAIT", b"%d" % replicas, b"%d" % timeout)
+        wait = ("WAIT", replicas, timeout)
         try:
-            value, reached = _pipelined(server, [call.by_digest(), wait])
+            value, reached = _pipelined(server, [_evalsha(call), wait])
             if isinstance(value, NoScriptError | MovedError | AskError):
                 self.run(call)
                 # Once more, on a connection that is waited with: the call recognises what it wrote.
                 ((server, _),) = self._by_server([call])
-                value, reached = _pipelined(server, [call.by_digest(), wait])
+                value, reached = _pipelined(server, [_evalsha(call), wait])
         except ERRORS:
             self._learn_the_way(call)
             raise
@@ -64,7 +64,7 @@ class ClientRoute:
         replies: dict[int, Any] = {}
         for server, places in self._by_server(calls):
             try:
-                values = _pipelined(server, [calls[place].by_digest() for place in places])
+                values = _pipelined(server, [_evalsha(calls[place]) for place in places])
                 for place, value in zip(places, values, strict=True):
                     # Alone, a call finds its way to where its record has moved, and brings its script along.
                     replies[place] = self.run(calls[place]) if isinstance(value, Exception) else value
@@ -97,7 +97,11 @@ class ClientRoute:
                 self.run(call)
 
 
-def _pipelined(server: redis.Redis, commands: Iterable[tuple[bytes, ...]]) -> list[Any]:
+def _evalsha(call: Call) -> tuple[bytes | str | int, ...]:
+    return ("EVALSHA", *call.by_digest())
+
+
+def _pipelined(server: redis.Redis, commands: Iterable[tuple[bytes | str | int, ...]]) -> list[Any]:
     pipeline = server.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command, **_AS_BYTES)

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import redis
@@ -13,6 +14,9 @@ from redis.exceptions import NoScriptError
 from ..engine.forks import call_in_child
 from .redis_scripts import Call
 from .redis_wire import pack
+
+#: Seconds that a connection may have been idle and is used without a look at it.
+_STANDS = 1.0
 
 
 class DirectRoute:
@@ -33,7 +37,7 @@ class DirectRoute:
         (reply,) = self._exchange(call.by_digest_packed(), 1)
         if isinstance(reply, NoScriptError):
             # A new server, or one that was restarted.
-            (reply,) = self._exchange(pack(call.by_text()), 1)
+            (reply,) = self._exchange(pack((b"EVAL", *call.by_text())), 1)
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
@@ -44,7 +48,7 @@ class DirectRoute:
         wait = pack((b"WAIT", b"%d" % replicas, b"%d" % timeout))
         reply, reached = self._exchange(call.by_digest_packed() + wait, 2)
         if isinstance(reply, NoScriptError):
-            reply, reached = self._exchange(pack(call.by_text()) + wait, 2)
+            reply, reached = self._exchange(pack((b"EVAL", *call.by_text())) + wait, 2)
         for answer in (reply, reached):
             if isinstance(answer, redis.ResponseError):
                 raise answer
@@ -62,40 +66,44 @@ class DirectRoute:
         """Close the connections at hand: the name may point to another server by now, and they would never notice."""
         with suppress(IndexError):
             while True:
-                self._give_up(self._at_hand.pop())
-        self._pool.disconnect(inuse_connections=False)
+                self._give_up(self._at_hand.pop()[0])
 
     def _exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands and read their replies, errors among them. A connection is reopened after any error."""
-        while True:
-            try:
-                connection, used = self._at_hand.pop(), True
-            except IndexError:
-                connection, used = self._pool.get_connection(), False
-            try:
-                connection.send_packed_command([packed])
-                replies = [_read(connection) for _ in range(count)]
-            except BaseException as error:
-                # Else the reply that is still to come would be taken for that of the next call.
-                self._give_up(connection)
-                if used and isinstance(error, redis.ConnectionError):
-                    # It was closed while it lay idle, and so were probably the others. A new one tells.
-                    self.leave_server()
-                    continue
-                raise
-            # The pool disowns the connections to a server that Sentinel has replaced.
-            if any(map(_is_error, replies)) or not self._pool.owns_connection(connection):
-                self._give_up(connection)
-            else:
-                self._at_hand.append(connection)
-            return replies
+        connection = self._take()
+        try:
+            connection.send_packed_command([packed])
+            replies = [_read(connection) for _ in range(count)]
+        except BaseException as error:
+            # Else the reply that is still to come would be taken for that of the next call.
+            self._give_up(connection)
+            if isinstance(error, redis.ConnectionError):
+                self.leave_server()  # what ended this one has probably ended them all
+            raise
+        # The pool disowns the connections to a server that Sentinel has replaced.
+        if any(map(_is_error, replies)) or not self._pool.owns_connection(connection):
+            self._give_up(connection)
+        else:
+            self._at_hand.append((connection, monotonic()))
+        return replies
+
+    def _take(self) -> Any:
+        try:
+            connection, used_at = self._at_hand.pop()
+        except IndexError:
+            return self._pool.get_connection()
+        if monotonic() - used_at < _STANDS:
+            return connection
+        # The pool looks whether it was closed meanwhile, and opens it again.
+        self._pool.release(connection)
+        return self._pool.get_connection()
 
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
         self._pool.release(connection)
 
     def _forget_connections(self) -> None:
-        self._at_hand: list[Any] = []
+        self._at_hand: list[tuple[Any, float]] = []
 
 
 def _read(connection: Any) -> Any:

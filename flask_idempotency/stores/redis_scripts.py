@@ -35,20 +35,20 @@ class Call:
     arguments: tuple[bytes, ...]
 
     def by_digest(self) -> tuple[bytes, ...]:
-        """The command that runs the script where the server knows it."""
-        return (b"EVALSHA", self.script.digest, b"1", self.key, *self.arguments)
+        """The arguments of the `EVALSHA` that runs the script where the server knows it."""
+        return (self.script.digest, b"1", self.key, *self.arguments)
 
     def by_digest_packed(self) -> bytes:
-        """The same, packed: most of it was so before."""
+        """The whole `EVALSHA`, packed: most of it was so before."""
         parts = (self.key, *self.arguments)
         return b"*%d\r\n%b%b" % (3 + len(parts), self.script.packed, pack_some(parts))
 
     def by_text(self) -> tuple[bytes, ...]:
-        """The command that brings the script along and runs it.
+        """The arguments of the `EVAL` that brings the script along and runs it.
 
         On the one server that it is for, in one round trip; SCRIPT LOAD would be one more.
         """
-        return (b"EVAL", self.script.text, b"1", self.key, *self.arguments)
+        return (self.script.text, b"1", self.key, *self.arguments)
 
 
 ABANDON = Script.load("abandon")

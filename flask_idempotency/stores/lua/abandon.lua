@@ -1,15 +1,19 @@
--- The outcome is unknown. The record has no expiry until somebody says what became of it.
+-- The outcome is unknown. The record has no expiry until somebody says what became of it; one that is gone is inserted
+-- anew.
 --
 -- KEYS  the record
--- ARGV  token
+-- ARGV  token, fingerprint, key, method, path
 --
 -- Returns  1, or 0: fenced, given back or done
-local record = KEYS[1]
+local record, token = KEYS[1], ARGV[1]
 
 local found = redis.call('HMGET', record, 'state', 'token')
 local state = found[1]
 
-if found[2] ~= ARGV[1] or state == 'released' or state == 'completed' then
+if not state then
+    redis.call('HSET', record, 'fingerprint', ARGV[2], 'token', token,
+        'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
+elseif found[2] ~= token or (state ~= 'running' and state ~= 'unknown') then
     return 0
 end
 redis.call('HSET', record, 'state', 'unknown')

@@ -1,25 +1,29 @@
--- The handler has returned, and its response is about to be streamed: the work is done, and never runs again.
+-- The handler has returned, and its response is about to be streamed: the work is done, and never runs again. A record
+-- that is gone is inserted anew.
 --
 -- KEYS  the record
--- ARGV  token, lease in milliseconds
+-- ARGV  token, fingerprint, key, method, path, lease in milliseconds
 --
 -- Returns  1, or 0: fenced
-local record, lease = KEYS[1], tonumber(ARGV[2])
+local record, token, lease = KEYS[1], ARGV[1], tonumber(ARGV[6])
 
-local found = redis.call('HMGET', record, 'state', 'token')
-local state = found[1]
+local found = redis.call('HMGET', record, 'state', 'token', 'retention')
+local state, retention = found[1], found[3]
 
-if found[2] ~= ARGV[1] or state == 'released' then
-    return 0
-end
-if state == 'completed' then
+if state == 'completed' and found[2] == token then
     return 1
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if not state then
+    redis.call('HSET', record, 'fingerprint', ARGV[2], 'token', token, 'started', string.format('%.0f', now),
+        'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
+elseif found[2] ~= token or state == 'released' then
+    return 0
+end
 redis.call('HSET', record, 'state', 'answering', 'lease_ends', string.format('%.0f', now + lease))
-local left = redis.call('PTTL', record)
-if 0 <= left and left < lease then
-    redis.call('PEXPIRE', record, ARGV[2])
+-- Should its lease end, it is done, and is kept from then on.
+if retention then
+    redis.call('PEXPIRE', record, string.format('%.0f', lease + retention))
 end
 return 1

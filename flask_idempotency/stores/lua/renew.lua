@@ -6,8 +6,8 @@
 -- Returns  1, or 0: fenced
 local record, lease = KEYS[1], tonumber(ARGV[2])
 
-local found = redis.call('HMGET', record, 'state', 'token')
-local state = found[1]
+local found = redis.call('HMGET', record, 'state', 'token', 'retention')
+local state, retention = found[1], found[3]
 
 if not state then
     return 1
@@ -15,14 +15,20 @@ end
 if found[2] ~= ARGV[1] then
     return 0
 end
-if state == 'running' or state == 'answering' then
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    redis.call('HSET', record, 'lease_ends', string.format('%.0f', now + lease))
-    -- The record must outlive its lease: a claim that expired could not be told from one that never was.
-    local left = redis.call('PTTL', record)
-    if 0 <= left and left < lease then
-        redis.call('PEXPIRE', record, ARGV[2])
-    end
+if state ~= 'running' and state ~= 'answering' then
+    return 1
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', record, 'lease_ends', string.format('%.0f', now + lease))
+-- The record must outlive its lease: a claim that expired could not be told from one that never was. One that is
+-- answering is done when its lease ends, and is kept from then on.
+local lifetime = lease
+if state == 'answering' and retention then
+    lifetime = lease + retention
+end
+local left = redis.call('PTTL', record)
+if 0 <= left and left < lifetime then
+    redis.call('PEXPIRE', record, string.format('%.0f', lifetime))
 end
 return 1

@@ -6,20 +6,20 @@
 -- Returns  1, or 0: there is no such record, or its outcome is known
 local record = KEYS[1]
 
-local found = redis.call('HMGET', record, 'state', 'token', 'lease_ends')
+local found = redis.call('HMGET', record, 'state', 'lease_ends', 'resolved_by')
 local state = found[1]
 
-if found[2] == ARGV[1] then
+if found[3] == ARGV[1] then
     return 1
 end
 if state == 'running' then
     local time = redis.call('TIME')
-    if tonumber(found[3]) > time[1] * 1000 + math.floor(time[2] / 1000) then
+    if tonumber(found[2]) > time[1] * 1000 + math.floor(time[2] / 1000) then
         return 0
     end
 elseif state ~= 'unknown' then
     return 0
 end
-redis.call('HSET', record, 'state', ARGV[2], 'token', ARGV[1])
+redis.call('HSET', record, 'state', ARGV[2], 'resolved_by', ARGV[1])
 redis.call('PEXPIRE', record, ARGV[3])
 return 1

@@ -1,6 +1,6 @@
 """The Redis store under the contract that all stores fulfil, however its server is reached."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -34,17 +34,24 @@ class OtherwiseReached(StoreContract):
             with server.client() as client:
                 client.flushdb()
 
-    def let_pass(self, seconds: float) -> None:
+    @pytest.fixture
+    def pass_time(self) -> Callable[[float], None]:
+        return self.take_from_records
+
+    def take_from_records(self, seconds: float) -> None:
         passed = round(seconds * 1000)
         for server in self.servers:
             with server.client() as client:
                 for key in client.scan_iter():
-                    if client.pttl(key) <= passed:
+                    left = client.pttl(key)
+                    if 0 <= left <= passed:
                         client.delete(key)
                         continue
-                    client.pexpire(key, client.pttl(key) - passed)
-                    if client.hexists(key, "lease_ends"):
-                        client.hincrby(key, "lease_ends", -passed)
+                    if left > 0:
+                        client.pexpire(key, left - passed)
+                    for field in ("started", "lease_ends"):
+                        if client.hexists(key, field):
+                            client.hincrby(key, field, -passed)
 
 
 class TestRedisStoreOnACluster(OtherwiseReached):
