@@ -35,8 +35,8 @@ const toneOf = (count) => ({ 0: "none", 1: "good" })[count] ?? "bad";
 
 /** What the server's events say; those that say nothing new are left out. */
 const SERVER = {
-  arrived: ({ side, attempt }) =>
-    side === "unkeyed" && { text: attempt === 1 ? "A payment: runs it" : "Another payment, it seems: runs it" },
+  arrived: ({ side }, { isFirst }) =>
+    side === "unkeyed" && { text: isFirst ? "A payment: runs it" : "Another payment, it seems: runs it" },
   claimed: () => ({ text: "New key: claims it" }),
   "taken-over": () => ({ text: "The claim has lapsed: takes it over" }),
   "request-in-progress": () => ({ text: "Same key: its claim still stands" }),
@@ -47,7 +47,7 @@ const SERVER = {
   died: () => ({ text: "The worker dies", tone: "bad", arrow: "back", lost: true }),
   "left-to-lapse": () => ({ text: "Its claim is no longer renewed" }),
   completed: () => ({ text: "Keeps the answer" }),
-  "request-lost": () => ({ text: "The request is lost", tone: "bad" }),
+  "request-lost": () => ({ text: "Hears nothing: the request is lost", tone: "bad" }),
   answered: ({ detail }, { gone }) =>
     gone
       ? { text: `Answers ${detail}; nobody listens`, arrow: "back", lost: true }
@@ -91,10 +91,12 @@ export function show(side, run, server, price, timeout) {
   const browsers = run.events.filter((event) => event.side === side);
   const servers = server.events.filter((event) => event.side === side);
   const lost = new Set(servers.filter(({ what }) => what === "request-lost").map(({ attempt }) => attempt));
+  const firstToArrive = servers.find(({ what }) => what === "arrived");
   const lines = [];
   for (const { actor, index, event } of merge(browsers, servers)) {
     const words = actor === "browser" ? BROWSER[event.what] : SERVER[event.what];
-    const said = words ? words(event, { timeout, gone: hungUp(browsers, event) }) : { text: event.what };
+    const about = { timeout, gone: hungUp(browsers, event), isFirst: event === firstToArrive };
+    const said = words ? words(event, about) : { text: event.what };
     if (!said) continue;
     const name = `${side}/${actor}/${index}`;
     if (!drawn.has(name)) drawn.set(name, line(actor, said, Math.max(0, event.at - run.began)));

@@ -9,7 +9,7 @@ ONCE, TWICE = "✓ $20 moved: once", "✕ $40 moved: twice"
 #: The failure; whether it makes a payment without a key move twice; and what tells that it has struck and was met.
 FAILURES = [
     ("Nothing", False, ["Browser: Paid"]),
-    ("Lost request", False, ["Server: The request is lost", "Browser: Paid"]),
+    ("Lost request", False, ["Server: Hears nothing: the request is lost", "Browser: Paid"]),
     ("Lost answer", True, ["Server: Answers 201, which is lost", "Server: Same key: repeats the kept answer"]),
     ("Slow server", True, ["Browser: No answer in 0.8 s; tries again", "Server: Answers 201; nobody listens"]),
     ("Crashed worker", True, ["Server: The worker dies", "Server: Finds the answer beside the money; nothing moves"]),
@@ -32,6 +32,7 @@ def test_with_a_key_money_moves_once_and_without_one_as_often_as_the_failure_mak
     assert set(told) <= set(timeline), timeline
     assert timeline.count("Server: $20 moved") == 1
     assert reader.timeline(UNKEYED).count("Server: $20 moved") == (2 if harms else 1)
+    assert ("Server: Another payment, it seems: runs it" in reader.timeline(UNKEYED)) == harms
     assert len(set(reader.keys(KEYED))) == 1, "one key, on every attempt"
     said = "With a key the money moved once, without one twice." if harms else "On both sides, the money moved once."
     assert reader.status.startswith(said)

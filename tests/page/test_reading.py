@@ -19,7 +19,7 @@ def test_a_payment_needs_no_mouse(reader: Reader) -> None:
     expect(page.get_by_role("button", name="Pay $20")).to_be_focused()
     page.keyboard.press("Enter")
     reader.wait_for_payment(1)
-    assert "Server: The request is lost" in reader.timeline(KEYED)
+    assert "Server: Hears nothing: the request is lost" in reader.timeline(KEYED)
     expect(page.get_by_role("button", name="Pay $20")).to_be_focused()
 
 
