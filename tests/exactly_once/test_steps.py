@@ -17,6 +17,10 @@ from flask_idempotency.stores import MemoryStore, SQLiteStore
 KEY = {"Idempotency-Key": "order-1"}
 
 
+def kind(answer: Any) -> str:
+    return str(answer.json["type"]).rpartition("#")[2]
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "idempotency.db")
@@ -122,9 +126,7 @@ def test_where_the_process_died_in_the_step_on_lapse_decides(
     answers = [client.post("/orders", headers=KEY) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [status] * 2
     if status == 409:
-        assert [answer.json["type"] for answer in answers if answer.json] == [
-            "urn:flask-idempotency:outcome-unknown"
-        ] * 2
+        assert [kind(answer) for answer in answers] == ["outcome-unknown"] * 2
     assert len(shop.done) == runs
 
 
@@ -139,8 +141,7 @@ def test_a_step_done_for_one_payload_does_not_answer_for_another(store: Store) -
     client.post("/orders", json={"amount": 1}, headers=KEY)
     changed = client.post("/orders", json={"amount": 2}, headers=KEY)
     assert changed.status_code == 422
-    assert changed.json is not None
-    assert changed.json["type"].endswith(":idempotency-key-reused")
+    assert kind(changed) == "idempotency-key-reused"
     assert shop.done == [(1, "USD")]
 
 
@@ -185,8 +186,7 @@ def test_a_result_that_is_not_json_is_an_error_and_never_done_again(store: Store
         client.post("/orders", headers=KEY)
     refused = client.post("/orders", headers=KEY)
     assert refused.status_code == 409
-    assert refused.json is not None
-    assert refused.json["type"].endswith(":response-not-kept")
+    assert kind(refused) == "response-not-kept"
     assert len(shop.done) == 1
 
 

@@ -2,20 +2,21 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask
 from freezegun import freeze_time
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 
 from flask_idempotency import Idempotency, Policy
-from flask_idempotency.engine.records import Claim, StoredResponse
+from flask_idempotency.engine.records import Claim
 from flask_idempotency.engine.store import Store, StoreUnavailable
 from flask_idempotency.stores import EncryptedStore, MemoryStore, SQLAlchemyStore, SQLiteStore, open_store
 from tests.exactly_once.dying import DyingStore
@@ -78,6 +79,20 @@ class Desk:
         return result
 
 
+def kind(answer: Any) -> str:
+    return str(answer.json["type"]).rpartition("#")[2]
+
+
+def ask_until_it_lapsed(client: Any) -> Any:
+    """What is heard once the claim of whoever was torn off has lapsed."""
+    for _ in range(100):
+        heard = client.post("/orders", headers=KEY)
+        if heard.status_code != 409 or kind(heard) != "request-in-progress":
+            return heard
+        time.sleep(LEASE / 4)
+    raise AssertionError("it did not lapse")
+
+
 def test_a_step_survives_the_release_of_its_key(store: Store) -> None:
     desk = Desk(store)
     statuses = [500, 402, 201]
@@ -107,11 +122,7 @@ def test_a_step_whose_process_died_in_it_is_rerun_or_refused(
     client = desk.serve(lambda: ({"charge": desk.idempotency.step("charge", charge, on_lapse=on_lapse)}, 201))
     with pytest.raises(TornOff):
         client.post("/orders", headers=KEY)
-    for _ in range(100):
-        heard = client.post("/orders", headers=KEY)
-        if not heard.json.get("type", "").endswith(":request-in-progress"):
-            break
-        time.sleep(LEASE / 4)
+    heard = ask_until_it_lapsed(client)
     assert heard.status_code == status
     assert len(desk.done) == runs
     assert len(set(keys)) == 1  # the other side recognises the repeat
@@ -132,12 +143,12 @@ def test_a_step_within_an_atomic_view_stands_though_the_view_is_run_again_or_und
         charge = shop.idempotency.step("charge", lambda: charged.append(None) or len(charged))
         if len(runs) == 1:
             raise OperationalError("UPDATE", {}, Deadlock())
-        return {"charge": charge}, 402 if len(runs) == 2 else 201
+        return {"charge": charge}, 500 if len(runs) == 2 else 201
 
     shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
     client = shop.app.test_client()
     heard = [client.post("/orders", headers=KEY) for _ in range(2)]
-    assert [(each.status_code, each.json) for each in heard] == [(402, {"charge": 1}), (201, {"charge": 1})]
+    assert [(each.status_code, each.json) for each in heard] == [(500, {"charge": 1}), (201, {"charge": 1})]
     assert (len(runs), len(charged)) == (3, 1)
     assert (shop.items(), shop.proofs()) == (["book"], 1)
 
@@ -177,7 +188,9 @@ def test_a_step_whose_process_died_in_it_within_an_atomic_view_is_rerun_or_refus
 
 
 def test_where_a_step_is_refused_an_atomic_view_leaves_nothing_whatever_it_answers(database_url: str) -> None:
-    shop = Shop(database_url, MemoryStore(), keep="all")
+    store = Away()
+    shop = Shop(database_url, store, keep="all")
+    store.fences = True
 
     def view() -> Any:
         shop.db.session.add(shop.Order(item="book"))
@@ -189,24 +202,8 @@ def test_where_a_step_is_refused_an_atomic_view_leaves_nothing_whatever_it_answe
         raise ZeroDivisionError
 
     shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
-    client = shop.app.test_client()
-    with pytest.MonkeyPatch.context() as patch:
-        engine = shop.app.extensions["idempotency"].engine
-        claim = engine.store.claim
-        patch.setattr(
-            engine.store, "claim", lambda record, *a, **k: claim(record, *a, **k) if not seen(record) else gone()
-        )
-        known: list[bytes] = []
-
-        def seen(record: Any) -> bool:
-            known.append(record.id)
-            return len(set(known)) > 1  # the second identity is the step's
-
-        def gone() -> Any:
-            raise StoreUnavailable("gone")
-
-        assert client.post("/orders", headers=KEY).status_code == 200
-    assert (shop.items(), shop.proofs()) == ([], 0)
+    assert shop.app.test_client().post("/orders", headers=KEY).status_code == 200
+    assert (shop.items(), shop.kinds()) == ([], [])
 
 
 RESULTS: list[Any] = [
@@ -289,21 +286,42 @@ def test_a_result_that_cannot_be_written_was_done_and_never_is_again(make: Any) 
         client.post("/orders", headers=KEY)
     for _ in range(2):
         refused = client.post("/orders", headers=KEY)
-        assert refused.status_code == 409
-        assert refused.json["type"].endswith(":response-not-kept")
+        assert (refused.status_code, kind(refused)) == (409, "response-not-kept")
     assert len(desk.done) == 1
 
 
-def test_an_asynchronous_function_is_no_step_and_has_done_nothing() -> None:
-    desk = Desk(MemoryStore())
-    desk.app.config["PROPAGATE_EXCEPTIONS"] = True
+async def charge_later(done: list[Any]) -> int:
+    done.append(None)
+    return 7
 
-    async def charge() -> int:
-        desk.done.append(None)
+
+async def charge_by_and_by(done: list[Any]) -> AsyncIterator[int]:
+    done.append(None)
+    yield 7
+
+
+class Charger:
+    async def __call__(self, done: list[Any]) -> int:
+        done.append(None)
         return 7
 
-    functions = [charge, lambda: 7]
-    client = desk.serve(lambda: str(desk.idempotency.step("charge", functions.pop(0))))
+
+ASYNCHRONOUS: list[Any] = [
+    charge_later,
+    charge_by_and_by,
+    Charger(),
+    partial(charge_later),
+    lambda done: charge_later(done),  # which is seen only when it was called
+]
+
+
+@pytest.mark.parametrize("function", ASYNCHRONOUS)
+@pytest.mark.parametrize("on_lapse", ["rerun", "refuse"])
+def test_an_asynchronous_function_is_no_step_and_has_done_nothing(function: Any, on_lapse: Any) -> None:
+    desk = Desk(MemoryStore(), on_lapse=on_lapse)
+    desk.app.config["PROPAGATE_EXCEPTIONS"] = True
+    functions = [function, lambda done: 7]
+    client = desk.serve(lambda: str(desk.idempotency.step("charge", functions.pop(0), desk.done)))
     with pytest.raises(TypeError, match="ordinary function"):
         client.post("/orders", headers=KEY)
     assert desk.done == []
@@ -313,7 +331,7 @@ def test_an_asynchronous_function_is_no_step_and_has_done_nothing() -> None:
 def test_steps_are_kept_for_the_views_retention_and_no_longer() -> None:
     desk = Desk(MemoryStore(), retention=60)
     client = desk.serve(lambda: (str(desk.idempotency.step("charge", desk.charge, 1)), 500))
-    for second, runs in ((0, 1), (59, 1), (61, 2)):
+    for second, runs in ((0, 1), (59, 1), (118, 1), (179, 2)):  # each attempt keeps the record for longer
         with freeze_time(f"2026-11-24 12:{second // 60:02}:{second % 60:02}"):
             client.post("/orders", headers=KEY)
         assert len(desk.done) == runs
@@ -326,49 +344,205 @@ def test_a_step_within_a_step_is_one_of_the_request() -> None:
         return int(desk.idempotency.step("inner", desk.charge, 1)) + 1
 
     def view() -> Any:
-        return [desk.idempotency.step("outer", outer), desk.idempotency.step("inner", desk.charge, 2)], 500
+        return [desk.idempotency.step("outer", outer)], 500
 
     client = desk.serve(view)
-    assert [client.post("/orders", headers=KEY).json for _ in range(2)] == [[2, 1]] * 2
+    assert [client.post("/orders", headers=KEY).json for _ in range(2)] == [[2]] * 2
     assert desk.done == [1]
 
 
-def test_a_step_within_itself_is_refused_and_not_waited_for() -> None:
-    desk = Desk(MemoryStore(), wait=60)
+@pytest.mark.parametrize("within", [True, False])
+def test_a_name_that_is_used_twice_in_one_run_is_an_error_that_says_so(within: bool) -> None:
+    desk = Desk(MemoryStore())
+    desk.app.config["PROPAGATE_EXCEPTIONS"] = True
 
     def charge() -> Any:
-        return desk.idempotency.step("charge", desk.charge)
+        return desk.idempotency.step("charge", desk.charge, 2) if within else desk.charge(1)
 
-    refused = desk.serve(lambda: str(desk.idempotency.step("charge", charge))).post("/orders", headers=KEY)
-    assert refused.status_code == 409
-    assert desk.done == []
+    def view() -> Any:
+        desk.idempotency.step("charge", charge)
+        return desk.idempotency.step("charge", desk.charge, 2)
 
-
-class Forgetful(MemoryStore):
-    """Loses its connection when a step is to be kept."""
-
-    lost = False
-
-    def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
-        if self.lost:
-            raise StoreUnavailable("lost")
-        return super().complete(claim, response, retention=retention)
+    client = desk.serve(view)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="'charge' was used in this run already"):
+            client.post("/orders", headers=KEY)
+    assert desk.done == ([] if within else [1])
 
 
-def test_a_result_that_cannot_be_kept_now_is_kept_before_anyone_may_repeat_the_step() -> None:
-    store = Forgetful()
+@pytest.mark.parametrize("on_lapse", ["rerun", "refuse"])
+def test_a_step_that_raised_may_be_tried_again_in_the_same_run(store: Store, on_lapse: Any) -> None:
+    desk = Desk(store, on_lapse=on_lapse)
+
+    def charge() -> int:
+        desk.done.append(None)
+        if len(desk.done) == 1:
+            raise ConnectionError
+        return 7
+
+    def view() -> Any:
+        while True:
+            with suppress(ConnectionError):
+                return str(desk.idempotency.step("charge", charge)), 500
+
+    client = desk.serve(view)
+    heard = [client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [(each.status_code, each.text) for each in heard] == [(500, "7")] * 2
+    assert len(desk.done) == 2
+
+
+def test_what_raises_under_refusal_is_run_again_by_the_next_attempt(store: Store) -> None:
+    """The mark that it began is taken away: it ended."""
+    desk = Desk(store, on_lapse="refuse")
+    errors: list[type[Exception]] = [ConnectionError, ValueError]
+
+    def charge() -> int:
+        if errors:
+            raise errors.pop()
+        return int(desk.charge(7))
+
+    client = desk.serve(lambda: (str(desk.idempotency.step("charge", charge)), 201))
+    assert [client.post("/orders", headers=KEY).status_code for _ in range(4)] == [500, 500, 201, 201]
+    assert desk.done == [7]
+
+
+def test_a_step_of_unknown_outcome_is_refused_until_a_person_says_what_became_of_it(store: Store) -> None:
+    desk = Desk(store, lease=LEASE)
+
+    def charge() -> int:
+        desk.done.append(None)
+        if len(desk.done) == 1:
+            raise TornOff
+        return 7
+
+    client = desk.serve(lambda: (str(desk.idempotency.step("charge", charge, on_lapse="refuse")), 201))
+    with pytest.raises(TornOff):
+        client.post("/orders", headers=KEY)
+    heard = ask_until_it_lapsed(client)
+    assert [kind(each) for each in (heard, client.post("/orders", headers=KEY))] == ["outcome-unknown"] * 2
+    record = heard.json["instance"].rpartition(":")[2]
+    resolved = desk.app.test_cli_runner().invoke(args=["idempotency", "resolve", record, "--not-done"])
+    assert resolved.exit_code == 0, resolved.output
+    assert client.post("/orders", headers=KEY).status_code == 201
+    assert len(desk.done) == 2
+
+
+class Away(MemoryStore):
+    """Cannot be reached by steps, or has given the claim to another, when a test says so."""
+
+    away = False
+    fences = False
+
+    def load_steps(self, claim: Claim) -> Any:
+        self._look()
+        return super().load_steps(claim)
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        self._look()
+        return False if self.fences else super().keep_step(claim, name, result, retention=retention)
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        self._look()
+        return super().drop_step(claim, name)
+
+    def _look(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+
+@pytest.mark.parametrize("status", [201, 500])
+def test_a_result_that_cannot_be_kept_now_is_refused_and_kept_before_anyone_may_repeat_the_step(status: int) -> None:
+    store = Away()
     desk = Desk(store)
 
     def charge() -> int:
-        store.lost = True
+        store.away = True
+        return int(desk.charge(7))
+
+    client = desk.serve(lambda: (str(desk.idempotency.step("charge", charge)), status))
+    for _ in range(2):  # the first refused, the second before it may run
+        refused = client.post("/orders", headers=KEY)
+        assert refused.status_code in (409, 503)
+        assert kind(refused) in ("store-unavailable", "request-in-progress")
+    store.away = False
+    heard = client.post("/orders", headers=KEY)
+    assert (heard.status_code, heard.text) == (status, "7")
+    assert desk.done == [7]
+
+
+def test_a_view_that_swallows_the_refusal_of_a_step_has_not_answered() -> None:
+    store = Away()
+    desk = Desk(store)
+
+    def charge() -> int:
+        store.away = not desk.done
         return int(desk.charge(7))
 
     def view() -> Any:
-        charged = desk.idempotency.step("charge", charge)
-        store.lost = not request.get_json()["back"]
-        return {"charge": charged}, 500
+        try:
+            return str(desk.idempotency.step("charge", charge)), 201
+        except HTTPException:
+            store.away = False
+            return "all is well", 201
 
     client = desk.serve(view)
-    assert client.post("/orders", json={"back": True}, headers=KEY).json == {"charge": 7}
-    assert client.post("/orders", json={"back": True}, headers=KEY).json == {"charge": 7}
+    heard = [client.post("/orders", headers=KEY).text for _ in range(3)]
+    assert heard == ["all is well", "7", "7"]
     assert desk.done == [7]
+
+
+@pytest.mark.parametrize("on_lapse", ["rerun", "refuse"])
+def test_a_step_that_raises_while_the_store_is_away_is_no_step_of_unknown_outcome(on_lapse: Any) -> None:
+    store = Away()
+    desk = Desk(store, on_lapse=on_lapse)
+
+    def charge() -> int:
+        if not store.away and not desk.done:
+            store.away = True
+            raise ConnectionError
+        return int(desk.charge(7))
+
+    def view() -> Any:
+        with suppress(ConnectionError):
+            return str(desk.idempotency.step("charge", charge)), 201
+        store.away = False
+        desk.done.append("failed")
+        return "no", 500
+
+    client = desk.serve(view)
+    assert [client.post("/orders", headers=KEY).status_code for _ in range(2)] == [500, 201]
+    assert desk.done == ["failed", 7]
+
+
+def test_where_what_was_kept_cannot_be_read_nothing_is_done() -> None:
+    store = Away()
+    desk = Desk(store)
+    client = desk.serve(lambda: (str(desk.idempotency.step("charge", desk.charge, 7)), 500))
+    client.post("/orders", headers=KEY)
+    store.away = True
+    refused = client.post("/orders", headers=KEY)
+    assert (refused.status_code, kind(refused)) == (503, "store-unavailable")
+    store.away = False
+    assert client.post("/orders", headers=KEY).text == "7"
+    assert desk.done == [7]
+
+
+@pytest.mark.parametrize(("on_lapse", "runs"), [("rerun", 1), ("refuse", 0)])
+def test_a_step_of_a_fenced_attempt_ends_it(on_lapse: Any, runs: int) -> None:
+    """Where doubt is refused, it is fenced before the step begins."""
+    store = Away()
+    store.fences = True
+    desk = Desk(store)
+    client = desk.serve(lambda: (str(desk.idempotency.step("charge", desk.charge, 7, on_lapse=on_lapse)), 201))
+    refused = client.post("/orders", headers=KEY)
+    assert (refused.status_code, kind(refused), refused.headers["Retry-After"]) == (409, "claim-lost", "1")
+    assert len(desk.done) == runs
+
+
+def test_the_first_attempt_does_not_ask_what_was_kept() -> None:
+    store = Away()
+    desk = Desk(store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "load_steps", lambda claim: pytest.fail("it asked"))
+        client = desk.serve(lambda: (str(desk.idempotency.step("charge", desk.charge, 7)), 201))
+        assert client.post("/orders", headers=KEY).status_code == 201
