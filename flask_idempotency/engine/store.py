@@ -94,6 +94,8 @@ class Store(Protocol):
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """A person knows what became of it: it leaves a tombstone, or is released, for `retention` from now.
 
+        What began of its steps and was not kept was not done either then, and is forgotten; results stay.
+
         False where there is no such record, or its outcome is known: a live claim, a completed record.
         """
         ...

@@ -14,13 +14,18 @@ LEASE = 0.5
 
 
 def make(database_url: str, store_path: str, *, fresh: bool = False, **policy: Any) -> Shop:
-    """The shop. It lets users in by a header, and a resumed request in by what was kept of it."""
+    """The shop. It lets users in by a header, and knows of a resumed request who sent it."""
     wanted: Any = lambda request: {"user": request.headers["X-User"]}  # noqa: E731
-    shop = Shop(database_url, SQLiteStore(store_path), fresh=fresh, lease=LEASE, keep_request=wanted, **policy)
+
+    def login_as(resumed: Any) -> Any:
+        user = resumed.context["user"]
+        return None if user is None else {"X-User": user}
+
+    store = SQLiteStore(store_path)
+    shop = Shop(database_url, store, fresh=fresh, login_as=login_as, lease=LEASE, keep_request=wanted, **policy)
 
     def view() -> Any:
-        resumed = shop.idempotency.resumed
-        user = resumed.context["user"] if resumed else request.headers.get("X-User")
+        user = request.headers.get("X-User")
         if user is None:
             abort(401)
         if request.get_json().get("fail"):

@@ -23,6 +23,7 @@ class Shop:
         engine_options: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         fresh: bool = True,
+        login_as: Any = None,
         **policy: Any,
     ) -> None:
         class Base(DeclarativeBase):
@@ -39,7 +40,9 @@ class Shop:
         self.app = Flask(__name__)
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SQLALCHEMY_ENGINE_OPTIONS=engine_options or {})
         self.app.config.update(config or {})
-        self.idempotency = Idempotency(self.app, store=store, policy=Policy(**({"atomic": True} | policy)))
+        self.idempotency = Idempotency(
+            self.app, store=store, policy=Policy(**({"atomic": True} | policy)), login_as=login_as
+        )
         db.init_app(self.app)
         with self.app.app_context():
             self.proof_table = proof_table(Base.metadata)

@@ -126,10 +126,11 @@ def test_a_request_that_was_torn_off_stays_to_be_finished(shop: Shop, monkeypatc
     assert shop.items() == ["book for ada"]
 
 
-def test_what_fails_again_stays_for_the_next_time_and_the_command_says_so(shop: Shop, place: tuple[str, str]) -> None:
+def test_one_whose_principal_nobody_knows_how_to_enter_as_is_left_waiting(shop: Shop, place: tuple[str, str]) -> None:
     die_in_mid_handler(place)
     time.sleep(LEASE * 1.5)
     change(shop, context={"user": None})
-    exit_code, line = complete(shop)
-    assert (exit_code, line) == (1, "0 completed, 0 in progress or refused, 1 failed")
+    done = shop.app.test_cli_runner().invoke(args=["idempotency", "complete"])
+    assert (done.exit_code, "1 left waiting" in done.output) == (1, True)
+    assert shop.items() == []
     assert len(kept(shop)) == 1

@@ -29,8 +29,8 @@ class Killed(BaseException):
 class UnreleasingStore(DyingStore):
     """Gives nothing back while `dead`."""
 
-    def release(self, claim: Claim) -> bool:
-        return True if self.dead else super().release(claim)
+    def release(self, claim: Claim, *, retention: float) -> bool:
+        return True if self.dead else super().release(claim, retention=retention)
 
 
 class Left:
@@ -43,10 +43,11 @@ class Left:
         self.runs: list[str] = []
         self.app = self.make(**policy)
 
-    def make(self, *, rule: str | None = "/orders", exempt: bool = False, **policy: Any) -> Flask:
+    def make(self, *, rule: str | None = "/orders", exempt: bool = False, login_as: Any = None, **policy: Any) -> Flask:
         app = Flask(__name__)
-        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{self.path}"
-        idempotency = Idempotency(app, store=self.store, policy=Policy(**({"keep_request": True} | policy)))
+        app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self.path}", SECRET_KEY="secret")
+        options = {"keep_request": True, "completable": True} | policy
+        idempotency = Idempotency(app, store=self.store, login_as=login_as, policy=Policy(**options))
         self.db = SQLAlchemy(app)
 
         def view() -> Any:
