@@ -1,28 +1,43 @@
 """Records in this process's memory: for tests, and for a service that runs as one process."""
 
-import heapq
 import os
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
 
 from ..engine import clock
 from ..engine.forks import call_in_child
-from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
+from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
 
 #: Bytes of a token.
 _TOKEN = 16
 _TOKENS_AT_A_TIME = 256
 
+#: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
+_LOST_RETENTION = 24 * 60 * 60.0
+
 
 @dataclass(slots=True)
 class _Record:
+    key: RecordKey
     fingerprint: bytes
     token: bytes
     number: int
-    lease_ends: float | None  # None once completed
+    state: int
+    started: float
+    lease_ends: float  # means nothing once the state is neither claimed nor answering
+    retention: float
     expires_at: float
+    noted: float  # the expiry under which the sweep finds it; never later than the real one
     response: StoredResponse | None = None
+    steps: dict[str, bytes | None] = field(default_factory=dict)
+
+    def is_done(self, now: float) -> bool:
+        """Whether it never runs again: completed, or its response broke off."""
+        return self.state == COMPLETED or (self.state == ANSWERING and self.lease_ends <= now)
 
 
 class MemoryStore:
@@ -40,76 +55,177 @@ class MemoryStore:
         self._tokens: list[bytes] = []
 
     def claim(
-        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
-    ) -> Claimed | InProgress | Completed:
-        """See `Store.claim`."""
+        self,
+        record: RecordKey,
+        fingerprint: bytes,
+        *,
+        lease: float,
+        retention: float,
+        take_over: bool,
+        durable: bool,
+    ) -> Standing:
+        """See `Store.claim`. Nothing here survives power loss, `durable` or not."""
         with self._lock:
             now = clock.now()
             found = self._records.get(record.id)
-            if found is None or found.expires_at <= now:
-                number = 1
-            elif found.lease_ends is None:
-                return Completed(found.fingerprint, found.response)
-            elif found.lease_ends <= now and take_over and found.fingerprint == fingerprint:
-                number = found.number + 1
-            else:
-                return InProgress(found.fingerprint, found.lease_ends, lapsed=found.lease_ends <= now)
+            lapsed, steps, number = False, {}, 1
+            if found is not None and found.expires_at > now:
+                standing = _standing(found, fingerprint, now, take_over)
+                if standing is not None:
+                    return standing
+                lapsed, steps, number = found.state == CLAIMED, found.steps, found.number + 1
             token = self._new_token()
             lease_ends = now + lease
-            expires_at = max(lease_ends, now + retention)
-            self._records[record.id] = _Record(fingerprint, token, number, lease_ends, expires_at)
-            heapq.heappush(self._expiries, (expires_at, record.id))
-            return Claimed(Claim(record.id, token), lapsed=number > 1, number=number)
+            expires_at = now + max(lease, retention) if take_over else inf
+            self._records[record.id] = _Record(
+                record,
+                fingerprint,
+                token,
+                number,
+                CLAIMED,
+                now,
+                lease_ends,
+                retention,
+                expires_at,
+                expires_at,
+                None,
+                steps,
+            )
+            if take_over:
+                heappush(self._expiries, (expires_at, record.id))
+            return Claimed(Claim(record, fingerprint, token), number, lapsed)
+
+    def answering(self, claim: Claim, *, lease: float) -> bool:
+        """See `Store.answering`."""
+        with self._lock:
+            now = clock.now()
+            record = self._held(claim, now, retention=_LOST_RETENTION)
+            if record is None or record.state in (RELEASED, ABANDONED):
+                return False
+            if record.state != COMPLETED:
+                record.state = ANSWERING
+                record.lease_ends = now + lease
+                self._expire(record, record.lease_ends + record.retention)
+            return True
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         with self._lock:
-            record = self._held(claim)
-            if record is None:
+            now = clock.now()
+            record = self._held(claim, now, retention=retention)
+            if record is None or record.state == RELEASED:
                 return False
-            record.lease_ends = None
-            record.response = response or record.response
-            record.expires_at = clock.now() + retention
+            record.state = COMPLETED
+            if response is not None:
+                record.response = response
+            self._expire(record, now + retention)
             return True
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
         with self._lock:
-            record = self._held(claim)
-            if record is None or record.lease_ends is None:
+            now = clock.now()
+            record = self._records.get(claim.record.id)
+            if record is None or record.expires_at <= now:
+                return True
+            if record.token != claim.token or record.is_done(now):
                 return False
-            del self._records[claim.record_id]
+            record.state = RELEASED
+            self._expire(record, now + retention)
             return True
 
-    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
-        """See `Store.renew`."""
+    def abandon(self, claim: Claim) -> bool:
+        """See `Store.abandon`."""
         with self._lock:
-            lease_ends = clock.now() + lease
+            now = clock.now()
+            record = self._held(claim, now, retention=_LOST_RETENTION)
+            if record is None or record.state == RELEASED:
+                return False
+            if not record.is_done(now):
+                record.state = ABANDONED
+                record.expires_at = inf
+            return True
+
+    def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
+        """See `Store.resolve`."""
+        with self._lock:
+            now = clock.now()
+            record = self._records.get(record_id)
+            if record is None or record.expires_at <= now:
+                return False
+            if record.state != ABANDONED and not (record.state == CLAIMED and record.lease_ends <= now):
+                return False
+            record.state = COMPLETED if done else RELEASED
+            self._expire(record, now + retention)
+            return True
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
+        """See `Store.renew`."""
+        fenced = set()
+        with self._lock:
+            now = clock.now()
             for claim in claims:
-                record = self._held(claim)
-                if record is not None and record.lease_ends is not None:
-                    record.lease_ends = lease_ends
-                    record.expires_at = max(record.expires_at, lease_ends)
+                record = self._records.get(claim.record.id)
+                if record is None:
+                    continue
+                if record.token != claim.token:
+                    if record.expires_at > now:
+                        fenced.add(claim)
+                elif record.state == CLAIMED:
+                    record.lease_ends = now + lease
+                    record.expires_at = max(record.expires_at, record.lease_ends)
+                elif record.state == ANSWERING:
+                    record.lease_ends = now + lease
+                    record.expires_at = max(record.expires_at, record.lease_ends + record.retention)
+        return fenced
+
+    def load_steps(self, claim: Claim) -> Mapping[str, bytes | None]:
+        """See `Store.load_steps`."""
+        with self._lock:
+            record = self._records.get(claim.record.id)
+            return dict(record.steps) if record else {}
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        """See `Store.keep_step`."""
+        with self._lock:
+            now = clock.now()
+            record = self._running(claim)
+            if record is None:
+                return False
+            if result is not None or name not in record.steps:
+                record.steps[name] = result
+            record.expires_at = max(record.expires_at, now + retention)
+            return True
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        """See `Store.drop_step`."""
+        with self._lock:
+            record = self._running(claim)
+            if record is None:
+                return False
+            if name in record.steps and record.steps[name] is None:
+                del record.steps[name]
+            return True
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
         purged = 0
         with self._lock:
             now = clock.now()
-            # Of what was given back, an expiry is left behind: what is looked at is bounded as well.
+            # Of what was claimed anew, an expiry is left behind: what is looked at is bounded as well.
             for _ in range(2 * limit):
                 if purged == limit or not self._expiries or self._expiries[0][0] > now:
                     break
-                _, record_id = heapq.heappop(self._expiries)
+                noted, record_id = heappop(self._expiries)
                 record = self._records.get(record_id)
-                if record is None:
+                if record is None or record.noted != noted:
                     continue
                 if record.expires_at <= now:
                     del self._records[record_id]
                     purged += 1
                 else:
-                    # Renewed or completed since its expiry was noted.
-                    heapq.heappush(self._expiries, (record.expires_at, record_id))
+                    # It lives longer than was foreseen when its expiry was noted.
+                    self._note(record)
         return purged
 
     def close(self) -> None:
@@ -125,6 +241,42 @@ class MemoryStore:
             self._tokens = [random[begin : begin + _TOKEN] for begin in range(0, len(random), _TOKEN)]
         return self._tokens.pop()
 
-    def _held(self, claim: Claim) -> _Record | None:
-        record = self._records.get(claim.record_id)
-        return record if record is not None and record.token == claim.token else None
+    def _held(self, claim: Claim, now: float, *, retention: float) -> _Record | None:
+        """The record, where it is this claim's; made anew where it is gone altogether."""
+        record = self._records.get(claim.record.id)
+        if record is not None and record.token == claim.token:
+            return record
+        if record is not None and record.expires_at > now:
+            return None
+        record = _Record(claim.record, claim.fingerprint, claim.token, 1, CLAIMED, now, now, retention, inf, inf)
+        self._records[claim.record.id] = record
+        return record
+
+    def _running(self, claim: Claim) -> _Record | None:
+        record = self._records.get(claim.record.id)
+        mine = record is not None and record.token == claim.token and record.state in (CLAIMED, ANSWERING)
+        return record if mine else None
+
+    def _expire(self, record: _Record, expires_at: float) -> None:
+        record.expires_at = expires_at
+        if expires_at < record.noted:
+            self._note(record)
+
+    def _note(self, record: _Record) -> None:
+        record.noted = record.expires_at
+        if record.noted != inf:
+            heappush(self._expiries, (record.noted, record.key.id))
+
+
+def _standing(found: _Record, fingerprint: bytes, now: float, take_over: bool) -> Standing | None:
+    """What stands in the way of a claim; None where nothing does."""
+    if found.is_done(now):
+        return Completed(found.fingerprint, found.response)
+    if found.state == ABANDONED:
+        return Lapsed(found.fingerprint)
+    if found.state == RELEASED:
+        bound = found.fingerprint != fingerprint and any(result is not None for result in found.steps.values())
+        return Lapsed(found.fingerprint) if bound else None
+    if found.lease_ends > now:
+        return InProgress(found.fingerprint, found.started, found.lease_ends)
+    return None if take_over and found.fingerprint == fingerprint else Lapsed(found.fingerprint)

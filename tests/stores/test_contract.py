@@ -1,6 +1,6 @@
 """The embedded stores under the contract that all stores fulfil."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,13 @@ class EmbeddedStoreContract(StoreContract):
     """Embedded stores ask this process's clock, which is stopped here and moved by the tests."""
 
     @pytest.fixture(autouse=True)
-    def stopped_clock(self) -> Iterator[None]:
-        with freeze_time("2026-11-24 12:00:00") as self.clock:
-            yield
+    def pass_time(self) -> Iterator[Callable[[float], None]]:
+        with freeze_time("2026-11-24 12:00:00") as clock:
 
-    def let_pass(self, seconds: float) -> None:
-        self.clock.tick(seconds)
+            def pass_time(seconds: float) -> None:
+                clock.tick(seconds)
+
+            yield pass_time
 
 
 class TestMemoryStore(EmbeddedStoreContract):
@@ -32,7 +33,9 @@ class TestMemoryStore(EmbeddedStoreContract):
         return self.only
 
 
-class TestSQLiteStore(EmbeddedStoreContract):
+class OneFile:
+    path: Path
+
     @pytest.fixture(autouse=True)
     def one_file(self, tmp_path: Path) -> None:
         self.path = tmp_path / "idempotency.db"
@@ -41,15 +44,14 @@ class TestSQLiteStore(EmbeddedStoreContract):
         return SQLiteStore(self.path)
 
 
-class TestFastSQLiteStore(TestSQLiteStore):
+class TestSQLiteStore(OneFile, EmbeddedStoreContract):
+    pass
+
+
+class TestFastSQLiteStore(OneFile, EmbeddedStoreContract):
     def open_store(self) -> Store:
         return SQLiteStore(self.path, durable=False)
 
 
-class TestSQLiteStoreInRealTime(StoreContract):
-    @pytest.fixture(autouse=True)
-    def one_file(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "idempotency.db"
-
-    def open_store(self) -> Store:
-        return SQLiteStore(self.path)
+class TestSQLiteStoreInRealTime(OneFile, StoreContract):
+    pass
