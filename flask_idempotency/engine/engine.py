@@ -267,12 +267,12 @@ class Engine:
         claim = attempt.claim
         try:
             held = write()
-        except Exception as error:
-            return self._defer(attempt, write, outcome, error)
-        except BaseException as torn_off:
-            # As by a worker's time-out. How the handler ended is known, and whether it was written is not.
-            self._defer(attempt, write, outcome, torn_off)
-            raise
+        except BaseException as error:
+            # How the handler ended is known, and whether it was written is not.
+            end = self._defer(attempt, write, outcome, error)
+            if not isinstance(error, Exception):  # torn off, as by a worker's time-out
+                raise
+            return end
         heartbeat.forget(claim)
         waiting_room.ring(claim.record.id)
         if not held:
