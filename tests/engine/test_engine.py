@@ -80,8 +80,8 @@ def test_another_key_and_another_principal_are_other_operations(other: Any) -> N
 
 
 def test_two_applications_on_one_store_share_no_record() -> None:
-    shop, till = Desk(namespace="shop"), Desk(namespace="till")
-    till.store = till.engine.store = shop.store
+    shop = Desk(namespace="shop")
+    till = Desk(shop.store, namespace="till")
     shop.engine.complete(shop.run(), ANSWER)
     attempt = till.run()
     assert attempt.claim.record.id != RecordKey.of(NOBODY, "k", namespace=digest(b"shop")).id

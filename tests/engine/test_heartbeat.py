@@ -415,7 +415,7 @@ def test_a_haste_that_is_over_ends() -> None:
 def test_under_uwsgi_without_threads_it_is_said_that_claims_are_not_renewed(
     options: Any, warns: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
     heartbeat, store = new_heartbeat(), MemoryStore()
     for number in range(3):
         heartbeat.watch(attempt_of(store, str(number)))

@@ -1,18 +1,20 @@
 """After an outage, answers that others have in hand come before anybody who would run their work again."""
 
 import threading
+from typing import Any
 
 import pytest
 from freezegun.api import FrozenDateTimeFactory as Clock
 
 from flask_idempotency.engine.attempt import Attempt
 from flask_idempotency.engine.engine import End
+from flask_idempotency.engine.heartbeat import heartbeat
 from flask_idempotency.engine.outages import Outage
 
 from .desk import ANSWER, EVERYTHING, Desk, FailingStore, beat
 
 
-def after_an_outage(clock: Clock, **policy: object) -> tuple[Desk, FailingStore]:
+def after_an_outage(clock: Clock, **policy: Any) -> tuple[Desk, FailingStore]:
     """A desk that saw its store away while a claim lapsed; it can be reached again."""
     store = FailingStore()
     desk = Desk(store, **policy)
@@ -50,22 +52,15 @@ def test_meanwhile_the_answer_in_somebody_elses_hand_is_written_and_replayed(clo
     attempt = worker.run()
     store.lost = EVERYTHING
     assert worker.engine.complete(attempt, ANSWER) is End.DEFERRED
-    owed = worker_hand()
+    # What this process has in its hand is taken out of it, as though it were in another's.
+    (debt,) = heartbeat._owed.values()
+    heartbeat.forget(attempt.claim)
     clock.tick(40)
     assert other.refused()[0] == "store-unavailable"
     store.lost = ()
     assert other.refused()[0] == "request-in-progress"
-    owed()
+    debt.finish()
     assert other.begin() == ANSWER
-
-
-def worker_hand() -> "object":
-    """What is owed, taken out of this process's hand, as though it were in another's; called, it is written."""
-    from flask_idempotency.engine.heartbeat import heartbeat
-
-    (debt,) = heartbeat._owed.values()
-    heartbeat.forget(debt.attempt.claim)
-    return debt.finish
 
 
 def test_fresh_requests_run_meanwhile(clock: Clock) -> None:

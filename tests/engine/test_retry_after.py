@@ -7,7 +7,9 @@ from .desk import Desk, beat
 
 
 @pytest.mark.parametrize(("age", "after"), [(0, 1), (9, 1), (10, 2), (55, 6), (99, 10), (101, 11), (3600, 11)])
-def test_while_a_live_holder_renews_it_is_soon_and_later_the_longer_it_takes(age: int, after: int, clock: Clock) -> None:
+def test_while_a_live_holder_renews_it_is_soon_and_later_the_longer_it_takes(
+    age: int, after: int, clock: Clock
+) -> None:
     desk = Desk(lease=30)
     attempt = desk.run()
     for _ in range(age):
