@@ -23,6 +23,7 @@ from waitress.server import create_server
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.client.browser.paying_page import our_browser
 from tests.client.faulty_network import Fault, FaultyNetwork
 from tests.client.flask_till import FlaskTill
 from tests.client.real_clients import OTHERS, OURS, Errand, Run, requests_without_keys
@@ -48,7 +49,7 @@ def main(payments: int) -> bool:
         f"{'client':<24}{'charges':>8}{'answers':>8}{'attempts':>9}{'lost →':>8}{'lost ←':>8}{'delayed':>8}{'time':>8}"
     )
     all_fine = True
-    for run in (*OURS, *OTHERS):
+    for run in (*OURS, our_browser, *OTHERS):
         all_fine &= measure(run, payments, protected=True)
     print("\nwithout keys, against the same app without the extension:")
     measure(requests_without_keys, payments, protected=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from .browser.paying_page import our_browser
 from .faulty_network import Fault, FaultyNetwork
 from .flask_till import FlaskTill
 from .payment_server import Running
@@ -40,7 +41,7 @@ def errand(network: FaultyNetwork) -> Errand:
     return Errand(url=network.url, amounts=AMOUNTS, workers=len(AMOUNTS), timeout=1.5)
 
 
-@pytest.mark.parametrize("run", [*OURS, *OTHERS], ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", [*OURS, our_browser, *OTHERS], ids=lambda run: run.__name__)
 def test_each_logical_payment_is_charged_once_and_answered(
     run: Run, network: FaultyNetwork, flask_till: FlaskTill
 ) -> None:

@@ -43,7 +43,7 @@ def pay(page: Page) -> Pay:
     return pay
 
 
-def behind_cors(till: Till, **lines: list[str]) -> Flask:
+def behind_cors(till: Till, **lines: Any) -> Flask:
     """The till as a Flask app that answers pages of other origins."""
     app = Flask("till_behind_cors")
     CORS(app, **lines)
