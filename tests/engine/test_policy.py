@@ -91,7 +91,8 @@ def test_what_is_of_the_whole_application_is_no_option_of_one_view() -> None:
     ],
 )
 def test_a_misspelt_option_is_an_error_that_names_the_one_that_was_meant(wrong: str, meant: str) -> None:
-    for write in (lambda: Policy(**{wrong: 1}), lambda: Idempotency().view(**{wrong: 1})):
+    options: dict[str, Any] = {wrong: 1}
+    for write in (lambda: Policy(**options), lambda: Idempotency().view(**options)):
         with pytest.raises(PolicyError, match=f"no option '{wrong}'. Did you mean '{meant}'"):
             write()
 

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     REUSED = "another payload"
     IN_FLIGHT = "in flight"
     FAILED = "failed"
+    STREAMED = "an answer that streams"
     MISSING = "no key where one is required"
     MALFORMED = "malformed key"
     NO_KEY = "no key on an optional view"
@@ -36,6 +37,7 @@ ANSWERS = {
     Kind.REUSED: 422,
     Kind.IN_FLIGHT: 409,
     Kind.FAILED: 500,
+    Kind.STREAMED: 200,
     Kind.MISSING: 400,
     Kind.MALFORMED: 400,
     Kind.NO_KEY: 201,
@@ -91,6 +93,8 @@ class Shop:
                 return self._post(key, b"another")
             case Kind.FAILED:
                 return self._post(key, path="/failing")
+            case Kind.STREAMED:
+                return self._post(key, path="/streamed")
             case Kind.MISSING:
                 return self._post(None)
             case Kind.MALFORMED:
@@ -103,7 +107,9 @@ class Shop:
 
     def _post(self, key: str | None, data: bytes = b"order", path: str = "/orders") -> int:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self._required.test_client().post(path, data=data, headers=headers).status_code
+        with self._required.test_client().post(path, data=data, headers=headers) as response:
+            assert response.get_data()  # it is at its end, if it streams
+            return response.status_code
 
     def _app(self, store: Store, front_end: str, *, required: bool) -> Flask:
         app = Flask(__name__)
@@ -124,4 +130,5 @@ class Shop:
         app.add_url_rule("/orders", "place", decorate(place), methods=["POST"])
         app.add_url_rule("/orders", "read", lambda: "read", methods=["GET"])
         app.add_url_rule("/failing", "failing", decorate(lambda: ("no", 500)), methods=["POST"])
+        app.add_url_rule("/streamed", "streamed", decorate(lambda: iter(["an", "swer"])), methods=["POST"])
         return app
