@@ -8,7 +8,7 @@ from pathlib import Path
 PRELUDE = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, StoredResponse
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLiteStore
 
@@ -19,7 +19,8 @@ def record(name):
     return RecordKey.of(b"p" * 16, name)
 
 def claim(store, name, *, lease=60.0):
-    return store.claim(record(name), FINGERPRINT, lease=lease, retention=3600.0)
+    options = {"retention": 3600.0, "take_over": True, "durable": False}
+    return store.claim(record(name), FINGERPRINT, lease=lease, **options)
 
 def answer(name):
     return StoredResponse("200 OK", (), name.encode())

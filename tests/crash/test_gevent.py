@@ -16,11 +16,12 @@ TIMEOUT = 60.0
 SCRIPT = textwrap.dedent("""
     import os, signal, sys
 
-    from flask_idempotency.engine.heartbeat import heartbeat
-    from flask_idempotency.engine.records import Claimed, RecordKey
+    from flask_idempotency.engine.attempt import Attempt
+    from flask_idempotency.engine.engine import End, Engine
+    from flask_idempotency.engine.policy import Policy
     from flask_idempotency.stores import open_store
 
-    store = open_store(sys.argv[1])
+    engine = Engine(open_store(sys.argv[1]))
     child = os.fork()
     if child:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -30,18 +31,19 @@ SCRIPT = textwrap.dedent("""
     import gevent
 
     signal.alarm(20)  # a process that stands still for ever ends by it
-    LEASE = 30.0
 
-    def claim(number):
-        outcome = store.claim(RecordKey(number.to_bytes(16, "big")), bytes(16), lease=LEASE, retention=60.0)
-        assert isinstance(outcome, Claimed), outcome
-        heartbeat.watch(store, outcome.claim, LEASE / (number + 1))
-        heartbeat.forget(outcome.claim)
-        return store.release(outcome.claim)
+    def request(number):
+        # Each lease is shorter than those before it, and hastens the heartbeat.
+        policy, digest = Policy(lease=30.0 / (number + 1)), bytes(16)
+        attempt = engine.begin(
+            key=str(number), principal=digest, fingerprint=digest, request_fingerprint=digest, policy=policy
+        )
+        assert isinstance(attempt, Attempt), attempt
+        return engine.release(attempt)
 
-    claims = [gevent.spawn(claim, number) for number in range(16)]
-    gevent.joinall(claims, raise_error=True)
-    assert all(each.value for each in claims)
+    requests = [gevent.spawn(request, number) for number in range(16)]
+    gevent.joinall(requests, raise_error=True)
+    assert all(each.value is End.WRITTEN for each in requests)
     os._exit(0)  # as it was forked, it tidies nothing up
 """)
 
