@@ -2,67 +2,34 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Self
 
 from ..engine import clock
 from ..engine.forks import call_in_child
 from ..engine.process_lock import ProcessLock
-from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from ..engine.store import StoreUnavailable, kept_response
 
 try:
-    from sqlalchemy import (
-        BindParameter,
-        Column,
-        Connection,
-        Double,
-        Engine,
-        Integer,
-        LargeBinary,
-        MetaData,
-        Table,
-        TextClause,
-        bindparam,
-        text,
-    )
-    from sqlalchemy.dialects import mysql
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy import BindParameter, Connection, Engine, MetaData, TextClause, bindparam, text
 except ImportError as error:
     raise ImportError("SQLAlchemyStore needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
-from .sqlalchemy_database import PATIENCE, Answer, Database, make_engine
+from .sqlalchemy_database import PATIENCE, Database, make_engine
 from .sqlalchemy_dialects import Statements, statements_for
-from .sqlalchemy_unsynced import UnsyncedClaims
+from .sqlalchemy_tables import RECORDS, STEPS, check_layout, legible, make_table, record_table, step_table
 from .unheard import UnheardClaims
-
-TABLE_NAME = "idempotency_records"
 
 #: How many claims are renewed by one statement: SQLite takes no more than 999 parameters in old versions.
 _AT_ONCE = 400
 
 _LIST_OF_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_LIST_OF_TOKENS: BindParameter[Any] = bindparam("tokens", expanding=True)
 
-
-def record_table(metadata: MetaData) -> Table:
-    """The table of records. In the application's metadata, so that its migrations see it."""
-
-    def digest(size: int) -> Any:
-        return LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
-
-    return Table(
-        TABLE_NAME,
-        metadata,
-        Column("id", digest(32), primary_key=True),
-        Column("fingerprint", digest(64), nullable=False),
-        Column("token", digest(16), nullable=False),
-        Column("number", Integer, nullable=False),
-        Column("lease_ends", Double),  # epoch seconds; NULL once completed
-        Column("expires_at", Double, nullable=False, index=True),  # epoch seconds; never before lease_ends
-        Column("response", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
-        keep_existing=True,
-    )
+#: Of the steps of a record, the most that has become of one.
+_NONE, _BEGAN, _KEPT = range(3)
 
 
 class SQLAlchemyStore:
@@ -98,12 +65,12 @@ class SQLAlchemyStore:
         if metadata is None:
             metadata = own if isinstance(own, MetaData) else MetaData()
         self.table = record_table(metadata)
+        self.step_table = step_table(metadata)
         self._made = make_engine(database) if isinstance(database, str) else None
         self._engine = self._made or (database if isinstance(database, Engine) else None)
         if self._engine is not None:
-            statements_for(self._engine.dialect.name, TABLE_NAME, returning=True)  # refuses what it does not know
+            statements_for(self._engine.dialect.name, RECORDS, STEPS, returning=True)  # refuses what it does not know
         self._unheard = UnheardClaims()
-        self._unsynced = UnsyncedClaims()
         self._opening = ProcessLock()
         self._ready_to_ask: tuple[Database, Statements] | None = None
         call_in_child(self._leave_to_parent)
@@ -120,109 +87,148 @@ class SQLAlchemyStore:
         return f"<{type(self).__name__} {self.table.name}>"
 
     def claim(
-        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
-    ) -> Claimed | InProgress | Completed:
+        self,
+        record: RecordKey,
+        fingerprint: bytes,
+        *,
+        lease: float,
+        retention: float,
+        take_over: bool,
+        durable: bool,
+    ) -> Standing:
         """See `Store.claim`."""
-        database, statements = self._ready()
         # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
-        claim = self._unheard.take(record.id) or Claim(record.id, secrets.token_bytes(16))
-        unsynced = statements.claim_unsynced if take_over else None
-        asked = time.monotonic()
-        values = {
-            "id": record.id,
-            "fingerprint": fingerprint,
-            "token": claim.token,
-            "lease": float(lease),
-            "longest": float(max(lease, retention)),
-            "take_over": take_over,
-        }
+        claim = self._unheard.take(record.id) if self._unheard else None
+        if claim is None:
+            claim = Claim(record, fingerprint, secrets.token_bytes(16))
+        elif claim.fingerprint != fingerprint:
+            self._undo(claim, retention)
+            claim = Claim(record, fingerprint, secrets.token_bytes(16))
+        values = _named(claim)
+        values["lease"] = float(lease)
+        values["retention"] = float(retention)
+        values["longest"] = float(max(lease, retention)) if take_over else None
+        values["take_over"] = take_over
         try:
-            while time.monotonic() - asked < PATIENCE:
-                found = self._run(database, unsynced or statements.claim, values).row
-                if found is None:
-                    found = self._run(database, statements.find, {"id": record.id}).row
-                if found is None:
-                    continue  # it went since
-                token, of, number, lease_ends, response, now = found
-                if bytes(token) == claim.token and lease_ends is not None:
-                    if unsynced is not None:
-                        self._unsynced.remember(claim, fingerprint, number, asked=asked, lease=lease)
-                    return Claimed(claim, lapsed=number > 1, number=number)
-                if lease_ends is None:
-                    return Completed(bytes(of), kept_response(response and bytes(response)))
-                left = lease_ends - now
-                if left <= 0 and take_over and bytes(of) == fingerprint:
-                    continue  # it lapsed between the claim and the look at what stood in its way
-                return InProgress(bytes(of), clock.now() + left, lapsed=left <= 0)
-            # What is written cannot be read: a trigger undoes it, or a proxy asks a replica that is behind.
-            raise StoreUnavailable("the database shows no record and takes none")
+            return self._claim(claim, values, take_over=take_over, durable=durable)
         except BaseException:  # gevent's time-outs and signals interrupt it, too
-            self._unheard.remember(claim)
+            self._unheard.remember(claim, retention)
             raise
+
+    def _claim(self, claim: Claim, values: dict[str, Any], *, take_over: bool, durable: bool) -> Standing:
+        database, statements = self._ready()
+        statement = statements.claim if durable else statements.claim_unsynced or statements.claim
+        asked = time.monotonic()
+        while True:
+            found = self._run(database, statement, values)[0] or self._run(database, statements.find, values)[0]
+            if found is not None:
+                says, of, number, lapsed, age, left, response = found
+                of = bytes(of)
+                if says == "completed":
+                    return Completed(of, kept_response(response and bytes(response)))
+                if says == "mine":
+                    return Claimed(claim, number, bool(lapsed))
+                if says in ("running", "answering") and left > 0:
+                    now = clock.now()
+                    return InProgress(of, now - age, now + left)
+                if says == "answering":
+                    return Completed(of, None)
+                same = of == claim.fingerprint
+                if says == "abandoned" or (says == "stepped" and not same):
+                    return Lapsed(of)
+                if says == "running" and not (same and take_over):
+                    return Lapsed(of)
+                if says == "over":
+                    database.run_together(statements.forget, self._with_clock(values))
+                elif statements.take is not None:
+                    self._run(database, statements.take, values)
+            # It was free, or has gone since it was looked at.
+            if time.monotonic() - asked >= PATIENCE:
+                # What is written cannot be read: a trigger undoes it, or a proxy asks a replica that is behind.
+                raise StoreUnavailable("the database shows no record and takes none")
+
+    def answering(self, claim: Claim, *, lease: float) -> bool:
+        """See `Store.answering`."""
+        statements = self._ready()[1]
+        return self._write(statements.answer, claim, "answering", lease=float(lease))
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        database, statements = self._ready()
-        values = _completion(claim, response, retention)
-        done = self._run(database, statements.complete, values).changed == 1
-        if not done and statements.restore is not None:
-            lost = self._unsynced.lost(claim, trouble=database.trouble)
-            if lost is not None:
-                values |= {"fingerprint": lost.fingerprint, "number": lost.number}
-                done = self._run(database, statements.restore, values).changed == 1
-        self._unsynced.forget(claim)
-        return done
+        statements = self._ready()[1]
+        packed = response and response.pack()
+        return self._write(statements.complete, claim, "completed", retention=float(retention), response=packed)
 
-    def complete_on(
-        self, connection: Connection, claim: Claim, response: StoredResponse | None, *, retention: float
-    ) -> bool:
-        """`complete` as a part of the caller's own transaction on `connection`."""
-        _, statements = self._ready()
-        statement = text(statements.complete).bindparams(bindparam("response", type_=LargeBinary))
-        done = self._execute(statement, _completion(claim, response, retention), connection) == 1
-        # Where the claim was lost, nothing is: the caller's transaction is undone, and the request runs again.
-        self._unsynced.forget(claim)
-        return done
-
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
         database, statements = self._ready()
-        self._unsynced.forget(claim)
-        released = self._run(database, statements.release, {"id": claim.record_id, "token": claim.token})
-        if released.changed == 1 or released.tries == 1:
-            return released.changed == 1
-        # Sent again since its reply was lost, it finds what it did itself: the record is gone.
-        return self._run(database, statements.find, {"id": claim.record_id}).row is None
+        values = {"id": claim.record.id, "token": claim.token, "retention": float(retention)}
+        if self._run(database, statements.release, values)[1] == 1:
+            return True
+        found = self._run(database, statements.find, values)[0]
+        return found is None or found[0] == "over"
 
-    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
+    def abandon(self, claim: Claim) -> bool:
+        """See `Store.abandon`."""
+        return self._write(self._ready()[1].abandon, claim, "abandoned")
+
+    def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
+        """See `Store.resolve`."""
+        database, statements = self._ready()
+        token = secrets.token_bytes(16)
+        values = {"id": record_id, "token": token, "done": done, "retention": float(retention)}
+        return self._run(database, statements.resolve, values)[1] == 1
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
         """See `Store.renew`."""
+        fenced: set[Claim] = set()
         held = list(claims)
         if held or self._unheard:
             database, statements = self._ready()
-            renew = text(statements.renew).bindparams(_LIST_OF_IDS, bindparam("tokens", expanding=True))
-            asked = time.monotonic()
             for start in range(0, len(held), _AT_ONCE):
-                some = held[start : start + _AT_ONCE]
-                values = {
-                    "ids": [claim.record_id for claim in some],
-                    "tokens": [claim.token for claim in some],
-                    "lease": lease,
-                }
-                database.ask(partial(self._execute, renew, values))
-            self._unsynced.prolong(held, asked=asked, lease=lease)
-            self._give_back_unheard()
+                fenced |= self._renew(database, statements, held[start : start + _AT_ONCE], lease)
+            self._undo_unheard()
+        return fenced
+
+    def load_steps(self, claim: Claim) -> Mapping[str, bytes | None]:
+        """See `Store.load_steps`."""
+        database, statements = self._ready()
+        found = database.ask(
+            lambda connection: connection.execute(text(statements.load_steps), {"id": claim.record.id}).all()
+        )
+        return {bytes(name).decode(): result if result is None else bytes(result) for name, result in found}
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        """See `Store.keep_step`."""
+        database, statements = self._ready()
+        values = _step(claim, name) | {
+            "result": result,
+            "kept": _BEGAN if result is None else _KEPT,
+            "retention": float(retention),
+        }
+        return database.run_together(statements.keep_step, self._with_clock(values))
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        """See `Store.drop_step`."""
+        database, statements = self._ready()
+        values = _step(claim, name) | {"kept": _NONE, "retention": 0.0}
+        return database.run_together(statements.drop_step, self._with_clock(values))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
         database, statements = self._ready()
         values = {"limit": limit}
         if statements.over is None:
-            return self._run(database, statements.purge, values).changed
-        over, delete = text(statements.over), text(statements.purge).bindparams(_LIST_OF_IDS)
+            return int(self._run(database, statements.purge[0], values)[0][0])
+        over = text(statements.over)
+        records, steps = (text(purge).bindparams(_LIST_OF_IDS) for purge in statements.purge)
 
         def purge(connection: Connection) -> int:
             ids = connection.execute(over, self._with_clock(values)).scalars().all()
-            return self._execute(delete, {"ids": ids}, connection) if ids else 0
+            if not ids:
+                return 0
+            purged = self._execute(records, {"ids": ids}, connection)
+            connection.execute(steps, {"ids": ids})
+            return purged
 
         return database.transact(purge)
 
@@ -233,18 +239,38 @@ class SQLAlchemyStore:
             if self._made is not None:
                 self._made.dispose()
 
-    def _give_back_unheard(self) -> None:
-        """Nobody runs under these: given back, they do not keep their keys until their lease ends."""
-        while (claim := self._unheard.take_any()) is not None:
-            try:
-                self.release(claim)
-            except StoreUnavailable:
-                self._unheard.remember(claim)
-                raise
+    def _renew(self, database: Database, statements: Statements, held: list[Claim], lease: float) -> set[Claim]:
+        values = {
+            "ids": [claim.record.id for claim in held],
+            "tokens": [claim.token for claim in held],
+            "lease": float(lease),
+        }
+        renew = text(statements.renew).bindparams(_LIST_OF_IDS, _LIST_OF_TOKENS)
+        if database.ask(partial(self._execute, renew, values)) == len(held):
+            return set()
+        look = text(statements.holders).bindparams(_LIST_OF_IDS)
+        found = database.ask(lambda connection: connection.execute(look, self._with_clock(values)).all())
+        holders = {bytes(record_id): bytes(token) for record_id, token in found}
+        return {claim for claim in held if holders.get(claim.record.id, claim.token) != claim.token}
+
+    def _undo_unheard(self) -> None:
+        """Nobody runs under these: undone, they do not keep their keys until their lease ends."""
+        while (unheard := self._unheard.take_any()) is not None:
+            self._undo(*unheard)
+
+    def _undo(self, claim: Claim, retention: float) -> None:
+        try:
+            database, statements = self._ready()
+            values: dict[str, Any] = {"id": claim.record.id, "token": claim.token}
+            if self._run(database, statements.undo_first, values)[1] == 0:
+                values |= {"nobody": secrets.token_bytes(16), "retention": float(retention)}
+                self._run(database, statements.undo, values)
+        except BaseException:
+            self._unheard.remember(claim, retention)
+            raise
 
     def _leave_to_parent(self) -> None:
         # The connections are the parent's: the child forgets them, and must not say goodbye on them.
-        self._unsynced = UnsyncedClaims()
         self._ready_to_ask = None
         if self._engine is not None:
             self._engine.dispose(close=False)
@@ -274,26 +300,47 @@ class SQLAlchemyStore:
         if engine.dialect.name in ("mysql", "mariadb"):
             database.ask(lambda connection: None)  # only a connection tells MariaDB from MySQL
         returning = engine.dialect.insert_returning
-        table = engine.dialect.identifier_preparer.format_table(self.table)
-        statements = statements_for(engine.dialect.name, table, returning=returning)
+        name_of = engine.dialect.identifier_preparer.format_table
+        statements = statements_for(
+            engine.dialect.name, name_of(self.table), name_of(self.step_table), returning=returning
+        )
         self._own_clock = statements.own_clock
-        if self._create:
-            self._make_table(database)
+        for table in (self.table, self.step_table):
+            if self._create:
+                database.ask(partial(make_table, table))
+            database.ask(partial(check_layout, table))
         return database, statements
 
-    def _make_table(self, database: Database) -> None:
-        def make(connection: Connection) -> None:
-            try:
-                self.table.create(connection, checkfirst=True)
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise  # on another connection, it is tried again
-                # Another process made it in the same moment; else this raises again.
-                self.table.create(connection, checkfirst=True)
+    def _write(
+        self,
+        statement: str,
+        claim: Claim,
+        state: str,
+        *,
+        lease: float | None = None,
+        retention: float | None = None,
+        response: bytes | None = None,
+    ) -> bool:
+        """Run a statement that brings the record of `claim` into a state; one that is gone is inserted anew."""
+        database, statements = self._ready()
+        values = {
+            "id": claim.record.id,
+            "token": claim.token,
+            "lease": lease,
+            "retention": retention,
+            "response": response,
+        }
+        if self._run(database, statement, values)[1] == 1:
+            return True
+        values |= _named(claim)
+        # What is over is as good as gone.
+        database.run_together(statements.forget, self._with_clock(values))
+        if self._run(database, statements.anew, values | {"state": state})[1] == 1:
+            return True
+        # Sent again since its reply was lost, the one before stumbled over what it had done itself.
+        return self._run(database, statement, values)[1] == 1
 
-        database.ask(make)
-
-    def _run(self, database: Database, statement: str, values: dict[str, Any]) -> Answer:
+    def _run(self, database: Database, statement: str, values: dict[str, Any]) -> tuple[Any, int]:
         return database.run(statement, self._with_clock(values))
 
     def _execute(self, statement: TextClause, values: dict[str, Any], connection: Connection) -> int:
@@ -304,10 +351,17 @@ class SQLAlchemyStore:
         return {**values, "now": clock.now()} if self._own_clock else values
 
 
-def _completion(claim: Claim, response: StoredResponse | None, retention: float) -> dict[str, Any]:
+def _named(claim: Claim) -> dict[str, Any]:
+    record = claim.record
     return {
-        "id": claim.record_id,
+        "id": record.id,
+        "key": legible(record.key),
+        "method": legible(record.method),
+        "path": legible(record.path),
+        "fingerprint": claim.fingerprint,
         "token": claim.token,
-        "retention": float(retention),
-        "response": response and response.pack(),
     }
+
+
+def _step(claim: Claim, name: str) -> dict[str, Any]:
+    return {"id": claim.record.id, "token": claim.token, "name": name.encode()}

@@ -3,9 +3,8 @@
 import inspect
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -15,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..engine.store import StoreUnavailable
+from .sql_conflicts import error_number, is_conflict
 from .sqlalchemy_call import Call
 from .sqlalchemy_direct import Direct
 from .watchdog import watchdog
@@ -32,12 +32,6 @@ _RECYCLE = 1800
 
 #: Seconds before the second and each later try of what failed in a way that may pass.
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
-
-# Serialization failure, deadlock, lock not available (PostgreSQL); lock wait time-out, deadlock, record changed
-# (MariaDB, MySQL); BUSY and LOCKED (SQLite). Nothing was done, and it may be tried again.
-_SQLSTATES = {"40001", "40P01", "55P03"}
-_ERROR_NUMBERS = {1205, 1213, 1020}
-_SQLITE_CODES = {5, 6}
 
 # A server that takes no writes: a replica, which the one that was connected to became by a failover, perhaps.
 _READ_ONLY_SQLSTATES = {"25006"}
@@ -105,15 +99,6 @@ def _look_whether_alone(connection: Any, record: Any) -> None:
         look_whether_alone(connection, record)
 
 
-@dataclass(slots=True)
-class Answer:
-    """What a statement returned, its first row; or how many rows it changed. And how often it was sent."""
-
-    row: Any
-    changed: int
-    tries: int = 1
-
-
 class Database:
     """One engine, and the patience with which it is asked."""
 
@@ -126,38 +111,48 @@ class Database:
         self.engine = engine
         self._ours = engine.get_execution_options().get(_OURS, False)
         self._mysql = engine.dialect.name in ("mysql", "mariadb")
+        self._sqlite = engine.dialect.name == "sqlite"
         self._direct = Direct(engine) if self._ours else None
-        #: When a connection was lost the last time, or could not be made, by this process's monotonic clock.
-        self.trouble = float("-inf")
         self._calls: dict[str, Call] = {}
         self._autocommit = engine if self._ours else engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def run(self, statement: str, values: Mapping[str, Any]) -> Answer:
-        """Run one statement like `ask`."""
-        call = self._calls.get(statement)
-        if call is None:
-            call = self._calls[statement] = Call.of(statement, self.engine.dialect)
-        direct = self._direct if self._direct is not None and self._direct.is_open else None
-        tries = 0
+    def run(self, statement: str, values: Mapping[str, Any]) -> tuple[Any, int]:
+        """Run one statement like `ask`: the first row that it returns, if it returns any, and how many it changed."""
+        call = self._call(statement)
+        direct = self._direct
+        if direct is not None and direct.is_open:
+            return self._patiently(lambda: direct.run(call, values, patience=PATIENCE))
+        return self._patiently(lambda: self._send(lambda connection: call.run(connection, values)))
 
-        def run() -> Answer:
-            nonlocal tries
-            tries += 1
-            if direct is not None:
-                row, changed = direct.run(call, values, patience=PATIENCE)
-            else:
-                row, changed = self._send(lambda connection: call.run(connection, values))
-            return Answer(row, changed, tries)
+    def run_together(self, statements: Sequence[str], values: Mapping[str, Any]) -> bool:
+        """Run them in one transaction, unless the first changes nothing, or returns no row; whether it did."""
+        if len(statements) == 1:
+            row, changed = self.run(statements[0], values)
+            return row is not None or changed > 0
+        first, *others = map(self._call, statements)
 
-        return self._patiently(run)
+        def act(connection: Connection) -> bool:
+            _, changed = first.run(connection, values)
+            if changed:
+                for call in others:
+                    call.run(connection, values)
+            return changed > 0
+
+        return self.transact(act)
 
     def ask(self, act: Callable[[Connection], T]) -> T:
         """Run one statement, which must recognise itself when it is sent again, in a transaction of its own."""
         return self._patiently(lambda: self._send(act))
 
     def transact(self, act: Callable[[Connection], T]) -> T:
-        """Run several statements in one transaction at READ COMMITTED. For MariaDB and MySQL."""
+        """Run several statements in one transaction at READ COMMITTED. Not for PostgreSQL: it needs but one."""
         return self._patiently(lambda: self._transact(act))
+
+    def _call(self, statement: str) -> Call:
+        call = self._calls.get(statement)
+        if call is None:
+            call = self._calls[statement] = Call.of(statement, self.engine.dialect)
+        return call
 
     def _send(self, act: Callable[[Connection], T]) -> T:
         # No BEGIN and no COMMIT crosses the network. On an engine of MySQL that was handed in, switching to that and
@@ -167,13 +162,18 @@ class Database:
     def _ask(self, act: Callable[[Connection], T]) -> T:
         with self._autocommit.connect() as connection, self._bound(connection):
             try:
-                return act(connection)
+                result = act(connection)
             except DBAPIError as error:
                 if self._ours and getattr(error.orig, "sqlstate", "") is None:
                     connection.invalidate()  # not the server said so: its answer may be on its way still
                 raise
+            if self._sqlite and not self._ours:
+                connection.commit()  # what a listener of the application's has begun
+            return result
 
     def _transact(self, act: Callable[[Connection], T]) -> T:
+        if self._sqlite:
+            return self._transact_on_sqlite(act)
         with self.engine.connect() as connection:
             if self._ours:
                 return _begin_and_commit(connection, act)
@@ -181,6 +181,20 @@ class Database:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             result = act(connection)
             connection.commit()
+            return result
+
+    def _transact_on_sqlite(self, act: Callable[[Connection], T]) -> T:
+        with self._autocommit.connect() as connection:
+            connection.begin()
+            driver: Any = connection.connection.dbapi_connection
+            if not driver.in_transaction:  # else a listener of the application's has begun it
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                result = act(connection)
+                connection.commit()
+            except BaseException:
+                connection.invalidate()  # what was begun must not go back to the pool
+                raise
             return result
 
     def _bound(self, connection: Connection) -> AbstractContextManager[None]:
@@ -196,8 +210,6 @@ class Database:
             try:
                 return act()
             except DBAPIError as error:
-                if _was_lost(error):
-                    self.trouble = time.monotonic()
                 # Where its words are logged, they must not have keys and bodies in them.
                 error.hide_parameters = True
                 late = time.monotonic() - started >= PATIENCE
@@ -220,7 +232,7 @@ class Database:
 
     def _say(self, error: DBAPIError) -> str:
         # The driver's own text may hold parameters: only its kind and its code are told.
-        code = getattr(error.orig, "sqlstate", None) or _number(error)
+        code = getattr(error.orig, "sqlstate", None) or error_number(error)
         return f"{self._name()}: {type(error.orig).__name__}" + (f" ({code})" if code else "")
 
 
@@ -237,14 +249,7 @@ def _begin_and_commit(connection: Connection, act: Callable[[Connection], T]) ->
 
 def _may_pass(error: DBAPIError) -> bool:
     """Whether the same call, sent again, may fare better."""
-    if _was_lost(error):
-        return True
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    return (
-        getattr(error.orig, "sqlstate", None) in _SQLSTATES
-        or _number(error) in _ERROR_NUMBERS
-        or (code is not None and code & 0xFF in _SQLITE_CODES)
-    )
+    return _was_lost(error) or is_conflict(error)
 
 
 def _was_lost(error: DBAPIError) -> bool:
@@ -253,10 +258,4 @@ def _was_lost(error: DBAPIError) -> bool:
 
 
 def _is_read_only(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in _READ_ONLY_SQLSTATES or _number(error) in _READ_ONLY_NUMBERS
-
-
-def _number(error: DBAPIError) -> int | None:
-    """The number that MariaDB and MySQL give an error."""
-    first = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    return first if isinstance(first, int) else None
+    return getattr(error.orig, "sqlstate", None) in _READ_ONLY_SQLSTATES or error_number(error) in _READ_ONLY_NUMBERS

@@ -44,22 +44,20 @@ _BYTEA: tuple[int, Callable[[Any], bytes]] = (17, bytes)
 _FLOAT8: tuple[int, Callable[[Any], bytes]] = (701, _FLOAT.pack)
 _INT8: tuple[int, Callable[[Any], bytes]] = (20, Struct("!q").pack)
 _BOOL: tuple[int, Callable[[Any], bytes]] = (16, Struct("!?").pack)
+_TEXT: tuple[int, Callable[[Any], bytes]] = (25, str.encode)
 _KINDS = {
-    "id": _BYTEA,
-    "token": _BYTEA,
-    "fingerprint": _BYTEA,
-    "response": _BYTEA,
-    "lease": _FLOAT8,
-    "longest": _FLOAT8,
-    "retention": _FLOAT8,
-    "number": _INT8,
-    "limit": _INT8,
-    "take_over": _BOOL,
+    **dict.fromkeys(("id", "token", "nobody", "fingerprint", "name", "result", "response"), _BYTEA),
+    **dict.fromkeys(("key", "method", "path", "state"), _TEXT),
+    **dict.fromkeys(("lease", "longest", "retention"), _FLOAT8),
+    **dict.fromkeys(("kept", "limit"), _INT8),
+    **dict.fromkeys(("take_over", "done"), _BOOL),
 }
 
 _LOAD: dict[int, Callable[[bytes], Any]] = {
+    16: lambda value: value == b"\x01",
     17: bytes,
     701: lambda value: _FLOAT.unpack(value)[0],
+    **dict.fromkeys((25, 1043), bytes.decode),
     **dict.fromkeys((20, 21, 23), lambda value: int.from_bytes(value, "big", signed=True)),
 }
 
