@@ -131,7 +131,7 @@ def test_a_dead_server_takes_only_its_own_records_with_it(store: RedisStore, nod
             claim(store, records[2])
         # Whatever the order, those of living servers are renewed.
         with pytest.raises(StoreUnavailable):
-            store.renew(reversed(claims), lease=1000)
+            store.renew(claims[::-1], lease=1000)
         assert [lease_left(store, record) > 900 for record in records[:2]] == [True, True]
         outcome = claim(store, record_at(0))
         assert isinstance(outcome, Claimed)

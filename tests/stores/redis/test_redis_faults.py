@@ -1,20 +1,51 @@
 """A server that answers late, twice or not at all: what the client hears, and how often the work runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 
 from flask_idempotency.engine.events import Outcome
-from flask_idempotency.engine.records import Claimed, InProgress, RecordKey
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import redis_server
 from flask_idempotency.stores.redis import RedisStore
-from flask_idempotency.stores.redis_scripts import CLAIM, COMPLETE, RELEASE, RENEW, Script
-from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+from flask_idempotency.stores.redis_scripts import (
+    ABANDON,
+    ANSWERING,
+    BEGIN_STEP,
+    CLAIM,
+    COMPLETE,
+    DROP_STEP,
+    GIVE_BACK,
+    KEEP_STEP,
+    LOAD_STEPS,
+    RELEASE,
+    RENEW,
+    RESOLVE,
+    Script,
+)
+from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRINT, RESPONSE, new_record
 from tests.proxies import Proxy, Trouble
 
 from . import servers
+from .calls import claim, must_claim
 from .shop import Shop
+
+SCRIPTS = (
+    ABANDON,
+    ANSWERING,
+    BEGIN_STEP,
+    CLAIM,
+    COMPLETE,
+    DROP_STEP,
+    GIVE_BACK,
+    KEEP_STEP,
+    LOAD_STEPS,
+    RELEASE,
+    RENEW,
+    RESOLVE,
+)
 
 #: A call of the store is tried so many times.
 TRIES = 3
@@ -24,7 +55,7 @@ every_trouble = pytest.mark.parametrize("trouble", list(Trouble), ids=[trouble.n
 
 def of(script: Script) -> bytes:
     """What marks the requests that run `script`."""
-    return script.digest.encode()
+    return script.digest
 
 
 @pytest.fixture
@@ -32,9 +63,9 @@ def store(proxy: Proxy, valkey: servers.Server) -> Iterator[RedisStore]:
     """A store behind a network that fails; its scripts are known to the server, and its connection stands."""
     store = RedisStore.from_url(f"redis://{proxy.host}:{proxy.port}?socket_timeout=0.2&socket_connect_timeout=0.2")
     with valkey.client() as client:
-        for script in (CLAIM, COMPLETE, RELEASE, RENEW):
+        for script in SCRIPTS:
             client.script_load(script.text)
-    store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    must_claim(store, lease=1, retention=1)
     yield store
     proxy.restore()
     store.close()
@@ -76,12 +107,11 @@ class TestOneRequestMeetsTrouble:
 
     def test_renewing(self, store: RedisStore, proxy: Proxy, trouble: Trouble) -> None:
         record = new_record()
-        claimed = store.claim(record, FINGERPRINT, lease=2, retention=DAY)
-        assert isinstance(claimed, Claimed)
+        held = must_claim(store, record, lease=2)
         proxy.fail_next(trouble, matching=of(RENEW))
-        store.renew([claimed.claim], lease=600)
+        assert store.renew([held], lease=600) == set()
         proxy.settle()
-        standing = store.claim(record, FINGERPRINT, lease=2, retention=DAY)
+        standing = claim(store, record)
         assert isinstance(standing, InProgress)
         assert standing.lease_ends - servers.now() > 500
         assert len(proxy.struck) == 1
@@ -177,9 +207,7 @@ class TestTheWholeNetworkFails:
         record_id = shop.events[0].record_id
         assert record_id is not None
         while servers.now() < began + 1.3 * lease:
-            standing = elsewhere.claim(RecordKey(record_id), b"another payload.", lease=lease, retention=DAY)
-            assert isinstance(standing, InProgress)
-            assert not standing.lapsed
+            assert isinstance(claim(elsewhere, RecordKey(record_id), OTHER_FINGERPRINT), InProgress)
             servers.pause()
         proxy.restore()
         servers.wait_until(lambda: Outcome.COMPLETED_LATE in shop.heard, "the answer is kept in the background")
@@ -188,49 +216,124 @@ class TestTheWholeNetworkFails:
         assert len(proxy.struck) > TRIES
 
 
-class TestALostReleaseTellsNobodyThatHeWasFenced:
-    def test_a_release_whose_reply_was_lost_has_released(self, store: RedisStore, proxy: Proxy) -> None:
-        claimed = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
-        assert isinstance(claimed, Claimed)
-        proxy.fail_next(Trouble.LOSE_REPLY, matching=of(RELEASE))
-        assert store.release(claimed.claim) is True
+class TestEachWriteUnderAClaim:
+    """Sent again since its reply was lost, it recognises itself: nobody is told that he was fenced."""
 
-    def test_a_second_release_finds_nothing_to_give_back(self, store: RedisStore) -> None:
-        claimed = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
-        assert isinstance(claimed, Claimed)
-        assert store.release(claimed.claim) is True
-        assert store.release(claimed.claim) is False
+    WRITES: ClassVar[dict[str, tuple[Script, Callable[[RedisStore, Claim], bool]]]] = {
+        "answering": (ANSWERING, lambda store, held: store.answering(held, lease=60)),
+        "complete": (COMPLETE, lambda store, held: store.complete(held, RESPONSE, retention=DAY)),
+        "release": (RELEASE, lambda store, held: store.release(held, retention=DAY)),
+        "abandon": (ABANDON, lambda store, held: store.abandon(held)),
+        "renew": (RENEW, lambda store, held: store.renew([held], lease=60) == set()),
+        "begin a step": (BEGIN_STEP, lambda store, held: store.keep_step(held, "charge", None, retention=DAY)),
+        "keep a step": (KEEP_STEP, lambda store, held: store.keep_step(held, "charge", b"paid", retention=DAY)),
+        "drop a step": (DROP_STEP, lambda store, held: store.drop_step(held, "charge")),
+    }
+
+    @pytest.mark.parametrize("name", WRITES)
+    @every_trouble
+    def test_it_is_done_once(self, store: RedisStore, proxy: Proxy, trouble: Trouble, name: str) -> None:
+        script, write = self.WRITES[name]
+        held = must_claim(store)
+        proxy.fail_next(trouble, matching=of(script))
+        assert write(store, held) is True
+        assert len(proxy.struck) == 1
+
+    @every_trouble
+    def test_so_does_what_a_person_resolved(self, store: RedisStore, proxy: Proxy, trouble: Trouble) -> None:
+        held = must_claim(store)
+        store.abandon(held)
+        proxy.fail_next(trouble, matching=of(RESOLVE))
+        assert store.resolve(held.record.id, done=True, retention=DAY) is True
+        assert len(proxy.struck) == 1
+        proxy.settle()
+        assert store.resolve(held.record.id, done=True, retention=DAY) is False
+
+    @every_trouble
+    def test_what_steps_kept_is_read_all_the_same(self, store: RedisStore, proxy: Proxy, trouble: Trouble) -> None:
+        held = must_claim(store)
+        store.keep_step(held, "charge", b"paid", retention=DAY)
+        proxy.fail_next(trouble, matching=of(LOAD_STEPS))
+        assert store.load_steps(held) == {"charge": b"paid"}
+        assert len(proxy.struck) == 1
 
 
 class TestAClaimThatNobodyHeardOf:
     """It stands on the server, though the request that made it was refused."""
 
-    def unheard(self, store: RedisStore, proxy: Proxy) -> RecordKey:
-        record = new_record()
+    def unheard(self, store: RedisStore, proxy: Proxy, record: RecordKey, *, take_over: bool = False) -> None:
         proxy.fail_next(Trouble.LOSE_REPLY, matching=of(CLAIM), times=TRIES)
         with pytest.raises(StoreUnavailable):
-            store.claim(record, FINGERPRINT, lease=600, retention=DAY, take_over=False)
-        return record
+            claim(store, record, lease=600, take_over=take_over)
 
     def test_it_is_this_processes_own_when_the_client_asks_again(self, store: RedisStore, proxy: Proxy) -> None:
-        record = self.unheard(store, proxy)
-        outcome = store.claim(record, b"another payload.", lease=600, retention=DAY, take_over=False)
+        self.unheard(store, proxy, record := new_record())
+        outcome = claim(store, record, take_over=False)
         assert isinstance(outcome, Claimed)
         assert (outcome.number, outcome.lapsed) == (1, False)
         assert store.complete(outcome.claim, RESPONSE, retention=DAY) is True
 
+    def test_it_is_undone_first_when_the_client_asks_for_something_else(self, store: RedisStore, proxy: Proxy) -> None:
+        self.unheard(store, proxy, record := new_record())
+        proxy.fail_next(Trouble.LOSE_REQUEST, matching=of(GIVE_BACK), times=TRIES)
+        with pytest.raises(StoreUnavailable):
+            claim(store, record, OTHER_FINGERPRINT, take_over=False)
+        outcome = claim(store, record, OTHER_FINGERPRINT, take_over=False)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (1, False)
+        assert store.complete(outcome.claim, RESPONSE, retention=DAY) is True
+        assert claim(store, record) == Completed(OTHER_FINGERPRINT, RESPONSE)
+
     def test_of_two_that_ask_again_one_runs(self, store: RedisStore, proxy: Proxy) -> None:
-        record = self.unheard(store, proxy)
-        outcomes = [store.claim(record, FINGERPRINT, lease=600, retention=DAY, take_over=False) for _ in range(2)]
+        self.unheard(store, proxy, record := new_record())
+        outcomes = [claim(store, record, take_over=False) for _ in range(2)]
         assert [type(outcome) for outcome in outcomes] == [Claimed, InProgress]
 
     def test_it_is_given_back_with_the_next_heartbeat(
         self, store: RedisStore, proxy: Proxy, valkey: servers.Server
     ) -> None:
-        record = self.unheard(store, proxy)
+        self.unheard(store, proxy, record := new_record())
         elsewhere = RedisStore.from_url(valkey.url)
-        assert isinstance(elsewhere.claim(record, FINGERPRINT, lease=600, retention=DAY), InProgress)
+        assert isinstance(claim(elsewhere, record), InProgress)
+        proxy.fail_next(Trouble.LOSE_REQUEST, matching=of(GIVE_BACK), times=TRIES)
+        with pytest.raises(StoreUnavailable):
+            store.renew([], lease=600)
         store.renew([], lease=600)
-        outcome = elsewhere.claim(record, FINGERPRINT, lease=600, retention=DAY)
+        outcome = claim(elsewhere, record)
         assert isinstance(outcome, Claimed)
-        assert not outcome.lapsed
+        assert (outcome.number, outcome.lapsed) == (1, False)
+
+    def test_one_that_had_been_given_back_before_is_so_again(
+        self, store: RedisStore, proxy: Proxy, valkey: servers.Server
+    ) -> None:
+        held = must_claim(store)
+        store.keep_step(held, "charge", b"paid", retention=DAY)
+        store.release(held, retention=DAY)
+        self.unheard(store, proxy, held.record)
+        store.renew([], lease=600)
+        assert claim(store, held.record, OTHER_FINGERPRINT) == Lapsed(FINGERPRINT)
+        outcome = claim(store, held.record)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (2, False)
+
+    def test_one_that_was_taken_over_lapses_again(self, store: RedisStore, proxy: Proxy) -> None:
+        """What the holder before did, nobody knows."""
+        held = must_claim(store, lease=0.001)
+        servers.wait_until(lambda: claim(store, held.record, take_over=False) == Lapsed(FINGERPRINT), "it lapses")
+        self.unheard(store, proxy, held.record, take_over=True)
+        store.renew([], lease=600)
+        assert claim(store, held.record, OTHER_FINGERPRINT) == Lapsed(FINGERPRINT)
+        assert claim(store, held.record, take_over=False) == Lapsed(FINGERPRINT)
+        outcome = claim(store, held.record)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (2, True)
+
+    def test_one_that_was_taken_over_is_known_as_such_when_the_client_asks_again(
+        self, store: RedisStore, proxy: Proxy
+    ) -> None:
+        held = must_claim(store, lease=0.001)
+        servers.wait_until(lambda: claim(store, held.record, take_over=False) == Lapsed(FINGERPRINT), "it lapses")
+        self.unheard(store, proxy, held.record, take_over=True)
+        outcome = claim(store, held.record)
+        assert isinstance(outcome, Claimed)
+        assert (outcome.number, outcome.lapsed) == (2, True)

@@ -4,15 +4,16 @@ from collections import Counter
 
 import pytest
 
-from flask_idempotency.engine.records import Claimed
+from flask_idempotency.engine.records import RecordKey
 from flask_idempotency.stores.redis import RedisStore
-from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
+from flask_idempotency.testing.contract import DAY, RESPONSE, new_record
 
 from . import servers
+from .calls import must_claim
 from .shop import Shop
 
 #: What the scripts call on the server; it costs no round trip.
-WITHIN_SCRIPTS = {"time", "hmget", "hset", "hget", "hdel", "pexpire", "pttl", "del"}
+WITHIN_SCRIPTS = {"time", "hmget", "hset", "pexpire", "pttl", "persist", "del"}
 
 
 class Statistics:
@@ -94,8 +95,7 @@ def test_waiting_for_replicas_costs_no_round_trip_of_its_own(valkey_pair: server
 
 def test_many_claims_are_renewed_in_one_round_trip(own_valkey: servers.Server) -> None:
     store = RedisStore.from_url(own_valkey.url)
-    outcomes = [store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY) for _ in range(30)]
-    claims = [outcome.claim for outcome in outcomes if isinstance(outcome, Claimed)]
+    claims = [must_claim(store) for _ in range(30)]
     store.renew(claims, lease=60)
     statistics = Statistics(own_valkey)
     store.renew(claims, lease=60)
@@ -114,23 +114,60 @@ def test_scripts_that_the_server_forgot_cost_one_round_trip_more_once(shop: Shop
 
 def test_scripts_that_the_server_forgot_are_brought_for_replicas_and_renewals_too(valkey_pair: servers.Pair) -> None:
     store = RedisStore.from_url(valkey_pair.url, min_replicas=1)
-    outcome = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY, take_over=False)
-    assert isinstance(outcome, Claimed)
+    held = must_claim(store, take_over=False)
     with valkey_pair.master.client() as client:
         client.script_flush()
-        store.renew([outcome.claim], lease=60)
+        store.renew([held], lease=60)
         client.script_flush()
-        assert store.complete(outcome.claim, RESPONSE, retention=DAY) is True
+        assert store.complete(held, RESPONSE, retention=DAY) is True
 
 
 def test_records_expire_by_themselves_and_never_before_their_lease(own_valkey: servers.Server) -> None:
     store = RedisStore.from_url(own_valkey.url)
     with own_valkey.client() as client:
-        outcome = store.claim(new_record(), FINGERPRINT, lease=60, retention=10)
-        assert isinstance(outcome, Claimed)
+        held = must_claim(store, retention=10)
         (key,) = client.keys()
         assert 59_000 < client.pttl(key) <= 60_000
-        store.renew([outcome.claim], lease=100)
+        store.renew([held], lease=100)
         assert 99_000 < client.pttl(key) <= 100_000
-        store.complete(outcome.claim, RESPONSE, retention=10)
+        store.answering(held, lease=60)
+        assert 69_000 < client.pttl(key) <= 70_000
+        store.renew([held], lease=100)
+        assert 109_000 < client.pttl(key) <= 110_000
+        store.complete(held, RESPONSE, retention=10)
         assert 9_000 < client.pttl(key) <= 10_000
+
+
+def test_what_a_person_must_look_at_never_expires(own_valkey: servers.Server) -> None:
+    store = RedisStore.from_url(own_valkey.url)
+    never = -1
+    with own_valkey.client() as client:
+        held = must_claim(store, record := new_record(), take_over=False)
+        (key,) = client.keys()
+        assert client.pttl(key) == never
+        store.renew([held], lease=100)
+        store.keep_step(held, "charge", b"paid", retention=10)
+        assert client.pttl(key) == never
+        store.release(held, retention=10)
+        assert 9_000 < client.pttl(key) <= 10_000
+        held = must_claim(store, record, take_over=False)
+        assert client.pttl(key) == never
+        store.release(held, retention=10)
+        held = must_claim(store, record, take_over=True)
+        assert client.pttl(key) > 10_000
+        store.abandon(held)
+        assert client.pttl(key) == never
+        store.resolve(record.id, done=True, retention=10)
+        assert 9_000 < client.pttl(key) <= 10_000
+
+
+def test_who_operates_the_server_can_read_what_a_record_is_of(own_valkey: servers.Server) -> None:
+    store = RedisStore.from_url(own_valkey.url)
+    record = RecordKey.of(b"p" * 16, "order-1001", method="POST", path="/orders/caf\xe9")
+    held = must_claim(store, record)
+    with own_valkey.client(decode_responses=True) as client:
+        (key,) = client.keys()
+        for _ in range(2):
+            assert client.hmget(key, "key", "method", "path") == ["order-1001", "POST", "/orders/caf\xe9"]
+            client.delete(key)
+            store.complete(held, None, retention=DAY)

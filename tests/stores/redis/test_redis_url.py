@@ -8,9 +8,9 @@ import redis
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.stores.redis_url import read_url
-from flask_idempotency.testing.contract import DAY, FINGERPRINT, new_record
 
 from . import servers
+from .calls import must_claim
 
 SECRET = "s3cret"
 
@@ -118,7 +118,7 @@ def test_options_that_cannot_work_are_refused(options: dict[str, float], complai
 
 def test_what_the_url_says_comes_before_the_arguments(own_valkey: servers.Server) -> None:
     store = RedisStore.from_url(f"{own_valkey.url}/5?prefix=url:", prefix="argument:")
-    store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    must_claim(store)
     with own_valkey.client(db=5) as client:
         (key,) = client.keys()
     assert key.startswith(b"url:")
@@ -136,7 +136,7 @@ def test_the_credentials_reach_no_error_and_no_log(
     path = "/records" if kind == "redis+sentinel" else ""
     store = RedisStore.from_url(f"{kind}://alice:{SECRET}@127.0.0.1:{port}{path}")
     with pytest.raises(StoreUnavailable) as unavailable:
-        store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+        must_claim(store)
     error: BaseException | None = unavailable.value
     while error is not None:
         assert SECRET not in str(error) + repr(error)
