@@ -16,6 +16,7 @@ if not state then
 elseif found[2] ~= token or (state ~= 'running' and state ~= 'unknown') then
     return 0
 end
-redis.call('HSET', record, 'state', 'unknown')
+-- A server that is out of memory takes no new fields, unless a script has written something else before.
 redis.call('PERSIST', record)
+redis.call('HSET', record, 'state', 'unknown')
 return 1

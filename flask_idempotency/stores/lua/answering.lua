@@ -21,9 +21,10 @@ if not state then
 elseif found[2] ~= token or state == 'released' then
     return 0
 end
-redis.call('HSET', record, 'state', 'answering', 'lease_ends', string.format('%.0f', now + lease))
--- Should its lease end, it is done, and is kept from then on.
+-- A server that is out of memory takes no new fields, unless a script has written something else before.
 if retention then
+    -- Should its lease end, it is done, and is kept from then on.
     redis.call('PEXPIRE', record, string.format('%.0f', lease + retention))
 end
+redis.call('HSET', record, 'state', 'answering', 'lease_ends', string.format('%.0f', now + lease))
 return 1

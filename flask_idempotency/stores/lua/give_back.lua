@@ -18,7 +18,7 @@ end
 if found[4] == '1' then
     redis.call('HSET', record, 'number', found[3] - 1, 'lease_ends', 0)
 else
-    redis.call('HSET', record, 'number', found[3] - 1, 'state', 'released')
     redis.call('PEXPIRE', record, ARGV[2])
+    redis.call('HSET', record, 'number', found[3] - 1, 'state', 'released')
 end
 return 1

@@ -23,6 +23,7 @@ if state == 'answering' then
         return 0
     end
 end
-redis.call('HSET', record, 'state', 'released')
+-- A server that is out of memory takes no new fields, unless a script has written something else before.
 redis.call('PEXPIRE', record, ARGV[2])
+redis.call('HSET', record, 'state', 'released')
 return 1

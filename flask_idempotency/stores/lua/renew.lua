@@ -18,9 +18,6 @@ end
 if state ~= 'running' and state ~= 'answering' then
     return 1
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', record, 'lease_ends', string.format('%.0f', now + lease))
 -- The record must outlive its lease: a claim that expired could not be told from one that never was. One that is
 -- answering is done when its lease ends, and is kept from then on.
 local lifetime = lease
@@ -28,7 +25,13 @@ if state == 'answering' and retention then
     lifetime = lease + retention
 end
 local left = redis.call('PTTL', record)
-if 0 <= left and left < lifetime then
-    redis.call('PEXPIRE', record, string.format('%.0f', lifetime))
+-- A server that is out of memory takes no new fields, unless a script has written something else before.
+if left < 0 then
+    redis.call('PERSIST', record)
+else
+    redis.call('PEXPIRE', record, string.format('%.0f', math.max(left, lifetime)))
 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', record, 'lease_ends', string.format('%.0f', now + lease))
 return 1

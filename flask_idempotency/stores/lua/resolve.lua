@@ -20,6 +20,7 @@ if state == 'running' then
 elseif state ~= 'unknown' then
     return 0
 end
-redis.call('HSET', record, 'state', ARGV[2], 'resolved_by', ARGV[1])
+-- A server that is out of memory takes no new fields, unless a script has written something else before.
 redis.call('PEXPIRE', record, ARGV[3])
+redis.call('HSET', record, 'state', ARGV[2], 'resolved_by', ARGV[1])
 return 1

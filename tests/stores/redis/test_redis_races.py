@@ -53,7 +53,8 @@ def race(key: str, connections: list[http.client.HTTPConnection]) -> list[tuple[
 
     def ask(connection: http.client.HTTPConnection) -> tuple[int, str | None, bytes]:
         start.wait(servers.PATIENCE)
-        connection.request("POST", "/orders", b"{}", {"Idempotency-Key": key})
+        # The same host, whatever the port: it is part of what is asked for.
+        connection.request("POST", "/orders", b"{}", {"Idempotency-Key": key, "Host": "shop.example"})
         response = connection.getresponse()
         return response.status, response.getheader("Idempotent-Replayed"), response.read()
 

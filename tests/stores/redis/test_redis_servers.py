@@ -10,9 +10,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, Lapsed
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
+from flask_idempotency.stores.redis_scripts import ABANDON, ANSWERING, RELEASE, RENEW, RESOLVE
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 from tests.proxies import Proxy, Trouble
 
@@ -86,12 +87,26 @@ class TestAServerThatRefusesToWrite:
         assert store.complete(held, RESPONSE, retention=DAY) is True
         assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
 
-    def test_a_full_server_still_gives_keys_back(self, store: RedisStore, own_valkey: servers.Server) -> None:
-        held = must_claim(store)
-        store.release(must_claim(store), retention=DAY)
+    @pytest.mark.parametrize("take_over", [True, False])
+    def test_a_full_server_still_hears_how_handlers_fare(
+        self, store: RedisStore, own_valkey: servers.Server, take_over: bool
+    ) -> None:
+        held, released, abandoned, streaming = (must_claim(store, take_over=take_over, lease=10) for _ in range(4))
         with own_valkey.client() as client:
+            for script in (RENEW, RELEASE, ABANDON, ANSWERING, RESOLVE):
+                client.script_load(script.text)
             client.config_set("maxmemory", "100kb")
-        assert store.release(held, retention=DAY) is True
+        assert store.renew([held], lease=1000) == set()
+        assert store.release(released, retention=DAY) is True
+        assert store.abandon(abandoned) is True
+        assert store.answering(streaming, lease=1000) is True
+        for renewed in (held, streaming):
+            standing = claim(store, renewed.record)
+            assert isinstance(standing, InProgress)
+            assert standing.lease_ends - standing.started > 900
+        assert claim(store, abandoned.record) == Lapsed(FINGERPRINT)
+        assert store.resolve(abandoned.record.id, done=True, retention=DAY) is True
+        assert claim(store, abandoned.record) == Completed(FINGERPRINT, None)
 
     def test_a_master_without_the_replicas_it_must_have_refuses_claims(
         self, store: RedisStore, own_valkey: servers.Server
