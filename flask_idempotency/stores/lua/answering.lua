@@ -4,7 +4,7 @@
 -- KEYS  the record
 -- ARGV  token, fingerprint, key, method, path, lease in milliseconds
 --
--- Returns  1, or 0: fenced
+-- Returns  1, or 0: fenced, given back or abandoned
 local record, token, lease = KEYS[1], ARGV[1], tonumber(ARGV[6])
 
 local found = redis.call('HMGET', record, 'state', 'token', 'retention')
@@ -16,15 +16,14 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if not state then
+    retention = '86400000'  -- nothing says how long it was to be kept
     redis.call('HSET', record, 'fingerprint', ARGV[2], 'token', token, 'started', string.format('%.0f', now),
-        'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
-elseif found[2] ~= token or state == 'released' then
+        'retention', retention, 'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
+elseif found[2] ~= token or (state ~= 'running' and state ~= 'answering') then
     return 0
 end
+-- Should its lease end, it is done, and is kept from then on.
 -- A server that is out of memory takes no new fields, unless a script has written something else before.
-if retention then
-    -- Should its lease end, it is done, and is kept from then on.
-    redis.call('PEXPIRE', record, string.format('%.0f', lease + retention))
-end
+redis.call('PEXPIRE', record, string.format('%.0f', lease + retention))
 redis.call('HSET', record, 'state', 'answering', 'lease_ends', string.format('%.0f', now + lease))
 return 1

@@ -7,7 +7,7 @@
 local record, lease = KEYS[1], tonumber(ARGV[2])
 
 local found = redis.call('HMGET', record, 'state', 'token', 'retention')
-local state, retention = found[1], found[3]
+local state = found[1]
 
 if not state then
     return 1
@@ -21,8 +21,8 @@ end
 -- The record must outlive its lease: a claim that expired could not be told from one that never was. One that is
 -- answering is done when its lease ends, and is kept from then on.
 local lifetime = lease
-if state == 'answering' and retention then
-    lifetime = lease + retention
+if state == 'answering' then
+    lifetime = lease + found[3]
 end
 local left = redis.call('PTTL', record)
 -- A server that is out of memory takes no new fields, unless a script has written something else before.

@@ -60,7 +60,9 @@ def test_the_configuration_reaches_the_key_of_the_identities() -> None:
     inner, record = MemoryStore(), RecordKey.of(b"principal", "key")
     app = app_with(ENCRYPTION_KEYS=KEYS, ENCRYPTION_ID_KEY=IDS)
     Idempotency(app, store=inner)
-    app.extensions["idempotency"].engine.store.claim(record, b"f", lease=60.0, retention=60.0)
+    app.extensions["idempotency"].engine.store.claim(
+        record, b"f", lease=60.0, retention=60.0, take_over=True, durable=False
+    )
     assert list(inner._records) == [EncryptedStore(MemoryStore(), KEYS, id_key=IDS).cipher.kept_id(record.id)]
     assert list(inner._records) != [record.id]
 

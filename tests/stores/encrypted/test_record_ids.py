@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
+from flask_idempotency.engine.records import Claimed, Completed, InProgress, RecordKey
 from flask_idempotency.engine.store import Store, StoreUnavailable
 from flask_idempotency.stores import EncryptedStore, MemoryStore, SQLiteStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRINT, RESPONSE, new_record
@@ -34,7 +34,7 @@ class TestSQLiteStore(EmbeddedStoreContract):
 
 
 def claim(store: Store, record: RecordKey, fingerprint: bytes = FINGERPRINT, lease: float = 60.0) -> Any:
-    return store.claim(record, fingerprint, lease=lease, retention=DAY)
+    return store.claim(record, fingerprint, lease=lease, retention=DAY, take_over=True, durable=False)
 
 
 def test_a_guess_of_principal_and_key_cannot_be_tested(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_guess_of_principal_and_key_cannot_be_tested(tmp_path: Path) -> None:
 
 def test_a_claim_bears_the_identity_that_its_process_knows() -> None:
     store, record = EncryptedStore(MemoryStore(), [NEW], id_key=IDS), new_record()
-    assert claim(store, record).claim.record_id == record.id
+    assert claim(store, record).claim.record == record
 
 
 def test_keys_rotate_under_the_same_identity() -> None:
@@ -113,10 +113,3 @@ def test_a_fingerprint_that_is_moved_to_another_record_refuses() -> None:
     inner._records[one.id].fingerprint = inner._records[other.id].fingerprint
     with pytest.raises(StoreUnavailable, match="fingerprint"):
         claim(store, one)
-
-
-def test_a_stranger_is_fenced_whatever_he_calls_the_record() -> None:
-    store, record = EncryptedStore(MemoryStore(), [NEW], id_key=IDS), new_record()
-    held = claim(store, record)
-    assert store.complete(Claim(store.cipher.kept_id(record.id), held.claim.token), RESPONSE, retention=DAY) is False
-    assert store.complete(held.claim, RESPONSE, retention=DAY) is True

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from flask_idempotency.engine.store import Store
+from flask_idempotency.stores import EncryptedStore
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.testing import StoreContract
 
@@ -79,3 +80,12 @@ class TestRedisStoreWithAClientOfAnothersMaking(OtherwiseReached):
 
     def open_store(self) -> Store:
         return RedisStore(self.theirs, prefix="somewhere else:", min_replicas=1)
+
+
+class TestRedisStoreThatIsEncrypted(OtherwiseReached):
+    @pytest.fixture
+    def at(self, valkey: servers.Server) -> None:
+        self.servers = [valkey]
+
+    def open_store(self) -> Store:
+        return EncryptedStore(RedisStore.from_url(self.servers[0].url), ["key-" * 10], id_key="ids-" * 10)
