@@ -1,7 +1,6 @@
 """`flask idempotency …`: what an operator does by hand, or by a timer."""
 
 import sys
-from typing import Any
 
 import click
 from flask import current_app
@@ -11,34 +10,31 @@ from .engine.store import StoreUnavailable
 
 cli = AppGroup("idempotency", help="Look after idempotency keys.")
 
-
 _RECORD_URN = "urn:flask-idempotency:record:"
 
 
-class _RecordId(click.ParamType):
+def _record_id(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
     """A record as a refusal names it: the `instance` of its problem document, or the hexadecimal end of that."""
-
-    name = "record"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The identity of the record."""
-        if isinstance(value, bytes):
-            return value
-        try:
-            return bytes.fromhex(str(value).removeprefix(_RECORD_URN))
-        except ValueError:
-            self.fail(f"{value!r} is not a record: it is {_RECORD_URN}… or hexadecimal digits.", param, ctx)
+    try:
+        record_id = bytes.fromhex(value.removeprefix(_RECORD_URN))
+    except ValueError:
+        record_id = b""
+    if not record_id:
+        raise click.BadParameter(f"{value!r} is not a record: it is {_RECORD_URN}… or hexadecimal digits.", ctx, param)
+    return record_id
 
 
 @cli.command("resolve")
-@click.argument("record", type=_RecordId())
-@click.option("--done/--not-done", required=True, default=None, help="Whether the work was done.")
-def resolve(record: bytes, done: bool) -> None:
+@click.argument("record", callback=_record_id)
+@click.option("--done/--not-done", default=None, help="Whether the work was done. One of them must be said.")
+def resolve(record: bytes, done: bool | None) -> None:
     """Settle an outcome that nobody but a person can know.
 
     RECORD is the `instance` of the problem document `outcome-unknown`. With --done, its work is never done again, and
     a repeat hears that its response was not kept; with --not-done, the next repeat runs.
     """
+    if done is None:  # click 8.3 does not ask for a flag that is required
+        raise click.UsageError("Say --done or --not-done.")
     hooks = current_app.extensions["idempotency"]
     try:
         resolved = hooks.engine.store.resolve(record, done=done, retention=hooks.policy.retention)
@@ -55,8 +51,8 @@ def complete(limit: int) -> None:
     """Finish the work of requests that a crash interrupted and no client came back for.
 
     Needs the option keep_request. Each kept request enters the application again under its key, as the principal that
-    it came from (login_as) or into a view that needs none (completable), so that it hears the kept answer, or runs. Exits with 1 where one could not be finished; it stays for the next time, until its retention
-    is over.
+    it came from (login_as) or into a view that needs none (completable), so that it hears the kept answer, or runs.
+    Exits with 1 where one could not be finished; it stays for the next time, until its retention is over.
     """
     from .extension.database import NoDatabase
     from .extension.request_keeping import DONE, NO_ENTRY, UNPROTECTED, UNREADABLE, WAITING

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from .gunicorn import Till
 def open_till(tmp_path: Path) -> Iterator[Callable[..., Till]]:
     tills: list[Till] = []
 
-    def open_one(**settings: object) -> Till:
+    def open_one(**settings: Any) -> Till:
         folder = tmp_path / str(len(tills))
         folder.mkdir()
         tills.append(Till(folder, **settings))

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,7 +34,7 @@ class Answer:
     @property
     def problem(self) -> str:
         """The last part of the problem's type."""
-        return str(self.json["type"]).rsplit(":", 1)[-1]
+        return re.split("[:#]", str(self.json["type"]))[-1]
 
     @property
     def replayed(self) -> bool:
@@ -62,21 +63,34 @@ class Pending:
 
 
 class Till:
-    """One store and its ledger in `folder`, and the servers on them."""
+    """One store and its ledger in `folder`, and the servers on them. The policy is of what `settings` say."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, *, used_by_master: bool = False, busy_timeout: float = 30.0, **settings: object
+    ) -> None:
         self.folder = folder
         self.ledger = folder / "ledger"
         self.environ = {
             **os.environ,
             "TILL_STORE": str(folder / "idempotency.db"),
             "TILL_LEDGER": str(self.ledger),
-            **{f"TILL_{name.upper()}": str(value) for name, value in settings.items()},
+            "TILL_POLICY": json.dumps(settings),
+            "TILL_BUSY_TIMEOUT": str(busy_timeout),
+            **({"TILL_USED_BY_MASTER": "yes"} if used_by_master else {}),
         }
         self.servers: list[Server] = []
 
-    def serve(self, *, kind: str = "sync", workers: int = 1, threads: int = 1, preload: bool = False) -> "Server":
-        self.servers.append(Server(self, kind, workers, threads, preload))
+    def serve(
+        self,
+        *,
+        kind: str = "sync",
+        workers: int = 1,
+        threads: int = 1,
+        preload: bool = False,
+        timeout: int = 120,
+    ) -> "Server":
+        """`timeout`: seconds after which the server gives up a worker that is busy with one request."""
+        self.servers.append(Server(self, kind, workers, threads, preload, timeout))
         return self.servers[-1]
 
     def close(self) -> None:
@@ -91,8 +105,11 @@ class Till:
         """Wait until a handler stands at the gate."""
         until((self.folder / f"{name}.entered.{attempt}").exists)
 
-    def open(self, name: str) -> None:
-        (self.folder / f"{name}.open").touch()
+    def open(self, name: str, then: str = "answer", *, attempt: int | None = None) -> None:
+        """Let the handlers go on, or one; what they do then is told in `till.py`."""
+        told = self.folder / f"{name}.told"
+        told.write_text(then)
+        told.rename(self.folder / (f"{name}.open" if attempt is None else f"{name}.open.{attempt}"))
 
     def runs(self) -> Counter[str]:
         """How often the handler ran for each key."""
@@ -106,13 +123,13 @@ class Till:
 class Server:
     """A gunicorn, listening already when it starts."""
 
-    def __init__(self, till: Till, kind: str, workers: int, threads: int, preload: bool) -> None:
+    def __init__(self, till: Till, kind: str, workers: int, threads: int, preload: bool, timeout: int) -> None:
         self._log = till.folder / f"gunicorn-{len(till.servers)}.log"
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
             self.port = listening.getsockname()[1]
             command = [
                 *(sys.executable, "-m", "gunicorn", "--worker-class", kind, "--bind", f"fd://{listening.fileno()}"),
-                *("--workers", str(workers), "--log-file", str(self._log)),
+                *("--workers", str(workers), "--timeout", str(timeout), "--log-file", str(self._log)),
                 *(("--no-control-socket",) if "control_socket_disable" in make_settings() else ()),
                 *(("--threads", str(threads)) if kind == "gthread" else ()),
                 *(("--preload",) if preload else ()),
@@ -150,6 +167,9 @@ class Server:
 
     def start_paying(self, key: str, payload: object = None) -> Pending:
         return Pending(lambda: self.pay(key, payload))
+
+    def start_paying_until_done(self, key: str, payload: object = None) -> Pending:
+        return Pending(lambda: self.pay_until_done(key, payload))
 
     def pay_until_done(self, key: str, payload: object = None) -> Answer:
         """Ask again as long as the answer is that of a request in progress."""

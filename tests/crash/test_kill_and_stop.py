@@ -96,27 +96,89 @@ def test_a_handler_of_several_leases_keeps_its_claim_under_every_kind_of_worker(
         assert till.runs() == {"slow": 1}, kind
 
 
-def test_a_process_stopped_past_its_lease_is_fenced_when_it_goes_on(open_till: OpenTill) -> None:
+@pytest.mark.parametrize("then", ["answer", "fail"])
+@pytest.mark.parametrize("winner_is", ["in flight", "done"])
+def test_a_process_stopped_past_its_lease_is_fenced_when_it_goes_on(
+    open_till: OpenTill, winner_is: str, then: str
+) -> None:
+    """It can neither complete nor give back the claim of the winner."""
     till = open_till(lease=1.0)
-    stopped, other = till.serve(kind="gthread", threads=2), till.serve()
+    stopped, other = till.serve(kind="gthread", threads=2), till.serve(kind="gthread", threads=2)
     payload = till.gate("gate")
     first = stopped.start_paying("k", payload)
     till.entered("gate")
     worker = till.runner("k")
     os.kill(worker, signal.SIGSTOP)
     try:
-        till.open("gate")
-        winner = other.pay_until_done("k", payload)
-        assert (winner.status, winner.json["number"], winner.json["lapsed"]) == (201, 2, True)
+        winning = other.start_paying_until_done("k", payload)
+        till.entered("gate", attempt=2)
+        if winner_is == "done":
+            till.open("gate", attempt=2)
+            winning.answer()
+        till.open("gate", then, attempt=1)
         assert not first.done()
     finally:
         os.kill(worker, signal.SIGCONT)
     fenced = first.answer()
-    assert (fenced.status, fenced.problem) == (409, "claim-fenced")
+    assert (fenced.status, fenced.problem, fenced.headers["Retry-After"]) == (409, "claim-lost", "1")
+    if winner_is == "in flight":
+        assert [server.pay("k", payload).problem for server in (stopped, other)] == ["request-in-progress"] * 2
+        till.open("gate", attempt=2)
+    winner = winning.answer()
+    assert (winner.status, winner.json["number"], winner.json["lapsed"]) == (201, 2, True)
     for server in (stopped, other):
         replay = server.pay("k", payload)
         assert (replay.json, replay.replayed) == (winner.json, True)
     assert till.runs() == {"k": 2}
+
+
+def test_a_handler_that_hangs_for_longer_than_it_may_is_fenced_however_alive_its_process_is(
+    open_till: OpenTill,
+) -> None:
+    till = open_till(lease=1.0, max_run=1.0)
+    server = till.serve(kind="gthread", threads=4)
+    payload = till.gate("gate")
+    hanging = server.start_paying("k", payload)
+    till.entered("gate")
+    till.open("gate", attempt=2)
+    winner = server.pay_until_done("k", payload)
+    assert (winner.status, winner.json["number"], winner.json["lapsed"]) == (201, 2, True)
+    till.open("gate", attempt=1)
+    assert hanging.answer().problem == "claim-lost"
+    assert server.pay("k", payload).json == winner.json
+
+
+def tear_off_by_exit(till: Till) -> None:
+    till.open("gate", "exit", attempt=1)
+
+
+def tear_off_by_time_out(till: Till) -> None:
+    """The server gives the worker up by itself."""
+
+
+@pytest.mark.parametrize("tear_off", [tear_off_by_exit, tear_off_by_time_out])
+@pytest.mark.parametrize("on_lapse", ["rerun", "refuse"])
+def test_a_worker_that_is_given_up_in_mid_handler_has_crashed_and_not_failed(
+    open_till: OpenTill, tear_off: Callable[[Till], None], on_lapse: str
+) -> None:
+    till = open_till(lease=LEASE, on_lapse=on_lapse)
+    server = till.serve(timeout=2 if tear_off is tear_off_by_time_out else 120)
+    payload = till.gate("gate")
+    first = server.start_paying("k", payload)
+    till.entered("gate")
+    tear_off(till)
+    assert first.answer().status in (0, 500)
+    till.open("gate", attempt=2)
+    busy = server.pay("k", payload)
+    assert (busy.status, busy.problem) == (409, "request-in-progress")
+    assert server.pay("k", OTHER_PAYLOAD).problem == "idempotency-key-reused"
+    time.sleep(LEASE)
+    then = server.pay("k", payload)
+    if on_lapse == "rerun":
+        assert (then.status, then.json["number"], then.json["lapsed"]) == (201, 2, True)
+    else:
+        assert (then.status, then.problem) == (409, "outcome-unknown")
+        assert till.runs() == {"k": 1}
 
 
 def test_a_process_killed_before_it_kept_its_answer_is_run_again_once(open_till: OpenTill) -> None:
@@ -154,7 +216,7 @@ def test_answers_survive_the_death_of_every_process_and_of_the_next_ones(open_ti
 
 
 def test_a_master_that_was_used_before_it_forked_takes_nothing_from_its_workers(open_till: OpenTill) -> None:
-    till = open_till(used_by_master=1)
+    till = open_till(used_by_master=True)
     server = till.serve(workers=3, preload=True)
     paid = {}
     for number in range(30):

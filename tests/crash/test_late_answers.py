@@ -1,4 +1,4 @@
-"""For tests/crash/test_late_answers.py, once engine.begin settles what is owed. Fails without it (two runs)."""
+"""Answers that could not be written when they were given: in hand until they are, and nothing runs twice meanwhile."""
 
 from pathlib import Path
 
@@ -27,4 +27,4 @@ make_room()
 print(in_the_end("one"), runs)
 """,
     )
-    assert seen.splitlines() == ["201 1", "201 2", "503 store-unavailable 2", "201 2 replayed 2"]
+    assert seen.splitlines() == ["201 1", "201 2", "409 request-in-progress 2", "201 2 replayed 2"]

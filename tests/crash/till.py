@@ -1,12 +1,16 @@
 """The application of the crash tests, run by real servers. Its environment says what it is about; files steer it.
 
-A request with a `gate` in its payload says so (`<gate>.entered.<attempt>`) and goes no further until `<gate>.open` is
-there. `<ledger>.kill.before` and `<ledger>.kill.after` kill the process before or after it keeps an answer, once.
+A request with a `gate` in its payload says so (`<gate>.entered.<attempt>`) and goes no further until `<gate>.open` or
+`<gate>.open.<attempt>` is there; then it does what that says: "exit" tears the handler off, "fail" raises, anything
+else answers.
+`<ledger>.kill.before` and `<ledger>.kill.after` kill the process before or after it keeps an answer, once.
 Every run of the handler is a line of the ledger.
 """
 
+import json
 import os
 import signal
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -39,18 +43,18 @@ def die_if_told(moment: str) -> None:
 
 
 app = Flask(__name__)
-store = KillingStore(os.environ["TILL_STORE"])
-idempotency = Idempotency(
-    app,
-    store=store,
-    policy=Policy(
-        lease=float(os.environ.get("TILL_LEASE", "30")),
-        wait=float(os.environ.get("TILL_WAIT", "0")),
-        on_lapse="refuse" if os.environ.get("TILL_ON_LAPSE") == "refuse" else "rerun",
-    ),
-)
+store = KillingStore(os.environ["TILL_STORE"], busy_timeout=float(os.environ.get("TILL_BUSY_TIMEOUT", "30")))
+idempotency = Idempotency(app, store=store, policy=Policy(**json.loads(os.environ.get("TILL_POLICY", "{}"))))
 if "TILL_USED_BY_MASTER" in os.environ:
     store.purge(limit=1)
+
+
+def wait_at(*gates: Path) -> str:
+    while True:
+        for gate in gates:
+            if gate.exists():
+                return gate.read_text()
+        time.sleep(0.01)
 
 
 @app.post("/pay")
@@ -63,8 +67,11 @@ def pay() -> tuple[dict[str, object], int]:
     gate = request.get_json().get("gate")
     if gate:
         Path(f"{gate}.entered.{attempt.number}").touch()
-        while not Path(f"{gate}.open").exists():
-            time.sleep(0.01)
+        match wait_at(Path(f"{gate}.open"), Path(f"{gate}.open.{attempt.number}")):
+            case "exit":
+                sys.exit(1)
+            case "fail":
+                raise RuntimeError("this handler fails")
     return {"run": uuid.uuid4().hex, "number": attempt.number, "lapsed": attempt.lapsed}, 201
 
 
