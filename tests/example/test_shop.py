@@ -152,8 +152,12 @@ def test_deleting_a_user_answers_204_the_first_time_and_every_time_after(client:
 
 
 @pytest.mark.parametrize("path", ["/api/payments", "/api/orders", "/api/transfers"])
-def test_what_creates_something_needs_a_key(client: FlaskClient, path: str) -> None:
-    assert client.post(path, json={}).status_code == 400
+def test_what_creates_something_needs_a_key_and_says_where_its_rules_are(client: FlaskClient, path: str) -> None:
+    refused = client.post(path, json={})
+    assert (refused.status_code, refused.headers["Link"]) == (400, '</.well-known/idempotency>; rel="describedby"')
+    assert refused.json is not None
+    assert refused.json["type"] == "/.well-known/idempotency#idempotency-key-missing"
+    assert client.get("/.well-known/idempotency").status_code == 200
     assert client.get(path).json == []
 
 
