@@ -22,5 +22,13 @@ elseif state ~= 'unknown' then
 end
 -- A server that is out of memory takes no new fields, unless a script has written something else before.
 redis.call('PEXPIRE', record, ARGV[3])
+if ARGV[2] == 'released' then
+    -- Steps that began and were not kept were not done either.
+    for _, field in ipairs(redis.call('HKEYS', record)) do
+        if string.sub(field, 1, 6) == 'began:' then
+            redis.call('HDEL', record, field)
+        end
+    end
+end
 redis.call('HSET', record, 'state', ARGV[2], 'resolved_by', ARGV[1])
 return 1
