@@ -45,19 +45,20 @@ class RedisStore:
 
     `prefix`: what the keys of the records begin with.
 
-    `min_replicas`: a completion is only done once so many replicas have it (`WAIT`), and so is a claim that may not
-    be taken over. Where they do not have it within `replica_timeout` seconds, the completion stands, but it is not
-    safe: it raises `StoreUnavailable`, upon which the engine sends the answer and completes again in the background
-    until they do. `replica_timeout` must be shorter than the client's `socket_timeout`.
+    `min_replicas`: a completion is only done once so many replicas have it (`WAIT`), and so is a claim that must be
+    durable or may not be taken over, a step, and whatever else no retry may find undone. Where they do not have it
+    within `replica_timeout` seconds, the write stands, but it is not safe: it raises `StoreUnavailable`, upon which
+    the engine sends the answer and completes again in the background until they do. `replica_timeout` must be shorter
+    than the client's `socket_timeout`.
 
     What a failover can lose: replication is asynchronous, so a master that dies takes the newest writes with it. A
-    claim that is lost lets a retry run while, or after, the first still runs; that first is then fenced, its client
-    hears 409, and the work was done twice. A completion that is lost lets a retry run again: as a lapsed attempt,
-    where its claim survived, else as a first one. `min_replicas` closes the second gap as long as the replica that
-    takes over is one of those that had it; it narrows the first to claims made within the replication lag. Redis
-    itself promises no more with `WAIT`. The server's own `min-replicas-to-write` keeps a master that was cut off
-    from its replicas from taking claims; and a server without `appendfsync always` loses up to a second of writes
-    when its machine loses power. Where that is too much, records belong into the application's database.
+    claim that is lost lets a retry run while the first still runs; the first is then fenced, its client hears 409, and
+    the work was done twice. A completion that is lost lets a retry run again: as a lapsed attempt, where its claim
+    survived, else as a first one. `min_replicas` closes the second gap as long as the replica that takes over is one
+    of those that had it, and with `durable_claims` the first. Redis itself promises no more with `WAIT`. The server's
+    own `min-replicas-to-write` keeps a master that was cut off from its replicas from taking claims; and a server
+    without `appendfsync always` loses up to a second of writes when its machine loses power. Where that is too much,
+    records belong into the application's database.
 
     A client that is handed in keeps its own time-outs and retries; `from_url` makes one that never lets a request
     hang.
@@ -213,7 +214,9 @@ class RedisStore:
 
     def drop_step(self, claim: Claim, name: str) -> bool:
         """See `Store.drop_step`."""
-        return self._decide(DROP_STEP, claim, _bytes(name))
+        # Should it be lost, the mark calls for a person: that is the safe side.
+        call = Call(DROP_STEP, self._key(claim.record.id), (claim.token, _bytes(name)))
+        return bool(self._server.run(call) == 1)
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: the server expires records itself."""

@@ -9,16 +9,15 @@ local record = KEYS[1]
 local found = redis.call('HMGET', record, 'state', 'lease_ends', 'resolved_by')
 local state = found[1]
 
-if found[3] == ARGV[1] then
-    return 1
-end
-if state == 'running' then
-    local time = redis.call('TIME')
-    if tonumber(found[2]) > time[1] * 1000 + math.floor(time[2] / 1000) then
+if found[3] ~= ARGV[1] then
+    if state == 'running' then
+        local time = redis.call('TIME')
+        if tonumber(found[2]) > time[1] * 1000 + math.floor(time[2] / 1000) then
+            return 0
+        end
+    elseif state ~= 'unknown' then
         return 0
     end
-elseif state ~= 'unknown' then
-    return 0
 end
 -- A server that is out of memory takes no new fields, unless a script has written something else before.
 redis.call('PEXPIRE', record, ARGV[3])

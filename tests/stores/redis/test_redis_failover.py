@@ -1,13 +1,13 @@
 """A master dies and its replica takes over: what survives, and what does not unless it was waited for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from flask_idempotency.engine.events import Outcome
-from flask_idempotency.engine.records import Claimed, Completed, InProgress
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
@@ -119,17 +119,48 @@ class TestAReplicaThatLagsBehind:
         pair.wire.restore()
         assert store.complete(held, RESPONSE, retention=DAY) is True
 
-    def test_a_claim_that_must_survive_waits_for_replicas_too(self, pair: Lagging) -> None:
+    @pytest.mark.parametrize("durable", [{"take_over": False}, {"durable": True}], ids=["no takeover", "durable"])
+    def test_a_claim_that_must_survive_waits_for_replicas_too(self, pair: Lagging, durable: dict[str, bool]) -> None:
         store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
         record = new_record()
         pair.wire.stall()
         with pytest.raises(StoreUnavailable):
-            claim(store, record, take_over=False)
-        assert isinstance(claim(store, new_record(), take_over=True), Claimed)
+            claim(store, record, **durable)
+        assert isinstance(claim(store, new_record()), Claimed)
         pair.wire.restore()
-        outcome = claim(store, record, take_over=False)
+        outcome = claim(store, record, **durable)
         assert isinstance(outcome, Claimed)
         assert (outcome.number, outcome.lapsed) == (1, False)
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda store, held: store.answering(held, lease=60),
+            lambda store, held: store.keep_step(held, "charge", None, retention=DAY),
+            lambda store, held: store.keep_step(held, "charge", b"paid", retention=DAY),
+            lambda store, held: store.abandon(held),
+        ],
+        ids=["answering", "step begun", "step kept", "abandoned"],
+    )
+    def test_so_does_every_other_write_that_must_survive(
+        self, pair: Lagging, write: Callable[[RedisStore, Claim], bool]
+    ) -> None:
+        store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
+        held = must_claim(store)
+        pair.wire.stall()
+        with pytest.raises(StoreUnavailable, match="of the 1 replicas that min_replicas asks for, 0"):
+            write(store, held)
+        pair.wire.restore()
+        assert write(store, held) is True
+
+    def test_so_does_what_a_person_resolves(self, pair: Lagging) -> None:
+        store = pair.open_store("?min_replicas=1&replica_timeout=0.3")
+        held = must_claim(store)
+        assert store.abandon(held) is True
+        pair.wire.stall()
+        with pytest.raises(StoreUnavailable, match="of the 1 replicas that min_replicas asks for, 0"):
+            store.resolve(held.record.id, done=True, retention=DAY)
+        assert claim(store, held.record) == Completed(FINGERPRINT, None)
 
     def test_what_is_no_write_does_not_wait_for_replicas_to_be_believed(self, pair: Lagging) -> None:
         store = pair.open_store("?min_replicas=1&replica_timeout=0.3")

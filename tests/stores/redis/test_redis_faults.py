@@ -1,6 +1,8 @@
 """A server that answers late, twice or not at all: what the client hears, and how often the work runs."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from flask_idempotency.engine.events import Outcome
 from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
-from flask_idempotency.stores import redis_server
+from flask_idempotency.stores import redis_direct, redis_server
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.stores.redis_scripts import (
     ABANDON,
@@ -169,13 +171,44 @@ class TestTheWholeNetworkFails:
         assert Shop(store).post(idempotency_key) == (503, False)
         assert len(proxy.struck) == 1
 
-    def test_connections_that_were_reset_while_idle_cost_nothing(
+    def test_connections_that_were_reset_are_opened_again(
         self, store: RedisStore, proxy: Proxy, idempotency_key: str
     ) -> None:
         shop = Shop(store)
         assert shop.post(idempotency_key) == (201, False)
         proxy.drop()
         assert shop.post(idempotency_key) == (201, True)
+
+    def test_one_that_was_reset_while_it_lay_idle_is_seen_before_it_is_used(
+        self, store: RedisStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_server, "_PAUSES", ())  # the first try is the last
+        must_claim(store)
+        proxy.drop()
+        with pytest.raises(StoreUnavailable):
+            claim(store)
+        must_claim(store)
+        proxy.drop()
+        monkeypatch.setattr(redis_direct, "_STANDS", 0.0)
+        must_claim(store)
+
+    def test_of_many_that_were_reset_one_request_hears_of_it(
+        self, store: RedisStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_server, "_PAUSES", ())
+        together = threading.Barrier(8)
+
+        def ask(_: int) -> None:
+            together.wait(servers.PATIENCE)
+            must_claim(store)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(ask, range(8)))
+        proxy.drop()
+        with pytest.raises(StoreUnavailable):
+            claim(store)
+        for _ in range(8):
+            must_claim(store)
 
     def test_a_server_that_refuses_connections_is_unavailable_until_it_does_not(
         self, store: RedisStore, proxy: Proxy, idempotency_key: str

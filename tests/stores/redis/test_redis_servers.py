@@ -1,6 +1,8 @@
 """Servers that are restarted, demoted, full, loading or replaced: refused in time, and right again afterwards."""
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -340,6 +342,37 @@ class TestAClientThatWasHandedIn:
             assert repr(RedisStore(client)) == f"<RedisStore at 127.0.0.1:{own_valkey.port}>".replace(
                 "127.0.0.1", "localhost"
             )
+
+
+def test_it_works_without_hiredis(own_valkey: servers.Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HIREDIS, own_valkey.url],
+        capture_output=True,
+        text=True,
+        timeout=servers.PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+#: A program, since redis-py chooses its parser when it is imported.
+WITHOUT_HIREDIS = """
+import sys
+sys.modules["hiredis"] = None
+import redis.utils
+assert not redis.utils.HIREDIS_AVAILABLE
+from flask_idempotency.engine.records import Completed, StoredResponse
+from flask_idempotency.stores.redis import RedisStore
+from tests.stores.redis.calls import FINGERPRINT, claim, must_claim
+store = RedisStore.from_url(sys.argv[1])
+response = StoredResponse("200 OK", (), bytes(range(256)) * 4096)
+for _ in range(2):
+    held = must_claim(store)
+    assert store.keep_step(held, "charge", b"paid", retention=60)
+    assert store.load_steps(held) == {"charge": b"paid"}
+    assert store.renew([held] * 3, lease=60) == set()
+    assert store.complete(held, response, retention=60)
+    assert claim(store, held.record) == Completed(FINGERPRINT, response)
+"""
 
 
 def test_a_claimed_number_counts_takeovers_since_the_key_was_free(store: RedisStore) -> None:
