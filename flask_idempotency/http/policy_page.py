@@ -90,6 +90,7 @@ def _describe(policy: Policy) -> dict[str, object]:
         "atomic": policy.atomic,
         "durable_claims": policy.durable_claims,
         "kept_requests": bool(policy.keep_request),
+        "completable": policy.completable,
     }
 
 
@@ -132,6 +133,7 @@ _LABELS = {
     "atomic": "The answer is kept in the work's own transaction",
     "durable_claims": "A claim survives power loss",
     "kept_requests": "Requests are kept until they are done",
+    "completable": "What a crash left half-done may be completed without credentials",
 }
 
 _STYLE = """
