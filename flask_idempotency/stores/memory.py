@@ -156,6 +156,7 @@ class MemoryStore:
             if record.state != ABANDONED and not (record.state == CLAIMED and record.lease_ends <= now):
                 return False
             record.state = COMPLETED if done else RELEASED
+            record.steps = {name: result for name, result in record.steps.items() if result is not None}
             self._expire(record, now + retention)
             return True
 

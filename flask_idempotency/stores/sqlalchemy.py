@@ -176,7 +176,7 @@ class SQLAlchemyStore:
         database, statements = self._ready()
         token = secrets.token_bytes(16)
         values = {"id": record_id, "token": token, "done": done, "retention": float(retention)}
-        return self._run(database, statements.resolve, values)[1] == 1
+        return database.run_together(statements.resolve, self._with_clock(values))
 
     def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
         """See `Store.renew`."""

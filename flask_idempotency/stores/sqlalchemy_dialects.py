@@ -204,6 +204,9 @@ ON DUPLICATE KEY UPDATE result = coalesce(:result, result)
 
 _DROP_STEP = "DELETE FROM {steps} WHERE record_id = :id AND name = :name AND result IS NULL"
 
+# What began and was not kept was not done, once a person knows that the whole was not.
+_DROP_BEGUN = "DELETE FROM {steps} WHERE record_id = :id AND result IS NULL"
+
 _DROP_STEPS = "DELETE FROM {steps} WHERE record_id = :id"
 
 _POSTGRESQL_FORGET = f"""
@@ -222,6 +225,11 @@ SELECT id FROM held
 _POSTGRESQL_DROP_STEP = f"""
 WITH held AS ({_HOLD} RETURNING id), dropped AS ({_DROP_STEP} AND record_id IN (SELECT id FROM held))
 SELECT id FROM held
+"""
+
+_POSTGRESQL_RESOLVE = f"""
+WITH resolved AS ({_RESOLVE} RETURNING id), dropped AS ({_DROP_BEGUN} AND record_id IN (SELECT id FROM resolved))
+SELECT id FROM resolved
 """
 
 _OVER = "SELECT id FROM {records} WHERE expires_at <= {now} ORDER BY expires_at LIMIT :limit"
@@ -263,7 +271,6 @@ class Statements:
     answer: str
     release: str
     abandon: str
-    resolve: str
     undo_first: str
     undo: str
     renew: str
@@ -272,6 +279,7 @@ class Statements:
     load_steps: str
     keep_step: tuple[str, ...]
     drop_step: tuple[str, ...]
+    resolve: tuple[str, ...]
     over: str | None  # selects and locks the `:ids` for `purge`, in its transaction; None where it needs none
     purge: tuple[str, ...]  # of `:ids`; or one that returns how many it deleted
     own_clock: bool = False  # whether `:now` must be given
@@ -305,7 +313,6 @@ class _Words:
             "answer": _ANSWER,
             "release": _RELEASE,
             "abandon": _ABANDON,
-            "resolve": _RESOLVE,
             "undo_first": _UNDO_FIRST,
             "undo": _UNDO,
             "renew": _RENEW,
@@ -325,6 +332,7 @@ def _postgresql(words: _Words) -> Statements:
         forget=(words.fill(_POSTGRESQL_FORGET),),
         keep_step=(words.fill(_POSTGRESQL_KEEP_STEP),),
         drop_step=(words.fill(_POSTGRESQL_DROP_STEP),),
+        resolve=(words.fill(_POSTGRESQL_RESOLVE),),
         over=None,
         purge=(words.fill(_POSTGRESQL_PURGE),),
     )
@@ -340,6 +348,7 @@ def _sqlite(words: _Words) -> Statements:
         forget=(words.fill(_FORGET), words.fill(_DROP_STEPS)),
         keep_step=(words.fill(_HOLD), words.fill(_KEEP_STEP)),
         drop_step=(words.fill(_HOLD), words.fill(_DROP_STEP)),
+        resolve=(words.fill(_RESOLVE), words.fill(_DROP_BEGUN)),
         over=words.fill(_OVER),
         purge=(words.fill(_PURGE), words.fill(_PURGE_STEPS)),
         own_clock=True,
@@ -357,6 +366,7 @@ def _mysql(words: _Words, *, returning: bool) -> Statements:
         forget=(words.fill(_FORGET), words.fill(_DROP_STEPS)),
         keep_step=(words.fill(_HOLD), words.fill(_MYSQL_KEEP_STEP)),
         drop_step=(words.fill(_HOLD), words.fill(_DROP_STEP)),
+        resolve=(words.fill(_RESOLVE), words.fill(_DROP_BEGUN)),
         over=words.fill(_OVER_AND_FREE),
         purge=(words.fill(_PURGE), words.fill(_PURGE_STEPS)),
     )

@@ -44,6 +44,16 @@ class StepsContract(StoreContractFrame):
         assert store.drop_step(claim, "never begun") is True
         assert store.load_steps(claim) == {"mail": b"sent"}
 
+    def test_what_a_person_says_was_not_done_includes_the_step_that_it_was_at(
+        self, store: Store, record: RecordKey
+    ) -> None:
+        claim = self.must_claim(store, record)
+        store.keep_step(claim, "charge", None, retention=DAY)
+        store.keep_step(claim, "mail", b"sent", retention=DAY)
+        store.abandon(claim)
+        assert store.resolve(record.id, done=False, retention=DAY) is True
+        assert store.load_steps(self.must_claim(store, record)) == {"mail": b"sent"}
+
     def test_records_do_not_share_steps(self, store: Store, record: RecordKey) -> None:
         claim, other = self.must_claim(store, record), self.must_claim(store, new_record())
         store.keep_step(claim, "charge", b"paid", retention=DAY)
