@@ -103,7 +103,7 @@ class Engine:
         identity.update(principal + key.encode())
         record = RecordKey(identity.digest(), key, method, path)
         # Whatever the policy says of a store out of reach: this process knows what became of the work.
-        if heartbeat.owes and (owing := heartbeat.settle(record.id)):
+        if heartbeat.owed and (owing := heartbeat.settle(record.id)):
             if owing.claim.fingerprint != fingerprint:
                 return self._refuse(Refusal.REUSED, record)
             return self._refuse(Refusal.IN_PROGRESS, record, retry_after=_patience(owing.age, policy.lease))
@@ -114,17 +114,17 @@ class Engine:
         except StoreUnavailable as error:
             return self._without_store(record, policy, error)
         if isinstance(standing, Claimed):
-            attempt = Attempt(
-                self.store,
-                standing.claim,
-                policy,
-                principal=principal,
-                request_fingerprint=request_fingerprint,
-                number=standing.number,
-                lapsed=standing.lapsed,
+            return self._start(
+                Attempt(
+                    self.store,
+                    standing.claim,
+                    policy,
+                    principal=principal,
+                    request_fingerprint=request_fingerprint,
+                    number=standing.number,
+                    lapsed=standing.lapsed,
+                )
             )
-            self._start(attempt)
-            return attempt
         if standing.fingerprint != fingerprint:
             return self._refuse(Refusal.REUSED, record)
         match standing:
@@ -153,12 +153,15 @@ class Engine:
     def complete(self, attempt: Attempt, response: StoredResponse | None) -> End:
         """Keep the answer; None leaves a tombstone."""
         attempt.state = State.DONE
-        claim, retention = attempt.claim, attempt.policy.retention
-        return self._finish(
-            attempt,
-            lambda: self.store.complete(claim, response, retention=retention),
-            Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED,
-        )
+        outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
+        try:
+            held = self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
+        except BaseException as error:
+            claim, retention = attempt.claim, attempt.policy.retention
+            return self._defer(
+                attempt, lambda: self.store.complete(claim, response, retention=retention), outcome, error
+            )
+        return self._written(attempt, held, outcome)
 
     def release(self, attempt: Attempt) -> End:
         """Give the key back, so that a retry runs afresh; after what its steps could not write, which it must find."""
@@ -196,7 +199,7 @@ class Engine:
         """Close the store."""
         self.store.close()
 
-    def _start(self, attempt: Attempt) -> None:
+    def _start(self, attempt: Attempt) -> Attempt:
         """Begin the attempt. Where that fails, the claim is given back: nobody would run under it."""
         try:
             heartbeat.watch(attempt)
@@ -210,9 +213,11 @@ class Engine:
         except BaseException:
             self.release(attempt)
             raise
+        return attempt
 
     def _claim(self, record: RecordKey, fingerprint: bytes, policy: Policy) -> Standing:
-        may_take_over = _may_take_over(policy)
+        # An atomic attempt that died left nothing behind, or its proof: there is no unknown outcome to refuse.
+        may_take_over = policy.on_lapse == "rerun" or policy.atomic
         outage = self._outage
         held_back = may_take_over and outage.seen and outage.holds_back()
         try:
@@ -264,17 +269,17 @@ class Engine:
 
         `outcome` is what it is told as, once it is written.
         """
-        claim = attempt.claim
         try:
             held = write()
         except BaseException as error:
-            # How the handler ended is known, and whether it was written is not.
-            end = self._defer(attempt, write, outcome, error)
-            if not isinstance(error, Exception):  # torn off, as by a worker's time-out
-                raise
-            return end
+            return self._defer(attempt, write, outcome, error)
+        return self._written(attempt, held, outcome)
+
+    def _written(self, attempt: Attempt, held: bool, outcome: Outcome | None) -> End:
+        claim = attempt.claim
         heartbeat.forget(claim)
-        waiting_room.ring(claim.record.id)
+        if waiting_room.bells:
+            waiting_room.ring(claim.record.id)
         if not held:
             attempt.state = State.DONE
             self.tell(Outcome.FENCED, claim.record.id, attempt.number)
@@ -284,6 +289,7 @@ class Engine:
         return End.WRITTEN
 
     def _defer(self, attempt: Attempt, write: Callable[[], bool], outcome: Outcome | None, error: BaseException) -> End:
+        """Write it later: how the handler ended is known, and whether it was written is not."""
         if isinstance(error, StoreUnavailable):
             logger.warning("The end of a request could not be written, it is tried again: %s", error)
             self._outage.failed()
@@ -302,6 +308,8 @@ class Engine:
 
         heartbeat.finish_later(attempt, finish)
         self.tell(Outcome.DEFERRED, record_id, attempt.number)
+        if not isinstance(error, Exception):  # torn off, as by a worker's time-out
+            raise error
         return End.DEFERRED
 
     def _without_store(self, record: RecordKey, policy: Policy, error: StoreUnavailable) -> Unprotected | Refuse:
@@ -323,11 +331,6 @@ class Engine:
             logger.warning("Expired records could not be swept: %s", error)
         except Exception:  # a sweep never decides over a request
             logger.exception("Expired records could not be swept.")
-
-
-def _may_take_over(policy: Policy) -> bool:
-    # An atomic attempt that died left nothing behind, or its proof: there is no unknown outcome to refuse.
-    return policy.atomic or policy.on_lapse == "rerun"
 
 
 def _retry_after(held: InProgress, lease: float) -> int:

@@ -49,7 +49,8 @@ class Heartbeat:
 
     def _forget_everything(self) -> None:
         self._beats: dict[bytes, Attempt] = {}
-        self._owed: dict[bytes, _Debt] = {}
+        #: The ends of requests that no store could take yet, by their tokens.
+        self.owed: dict[bytes, _Debt] = {}
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
         self._pause = float("inf")
@@ -58,11 +59,6 @@ class Heartbeat:
     def __len__(self) -> int:
         """How many claims this process holds now."""
         return len(self._beats)
-
-    @property
-    def owes(self) -> bool:
-        """Whether there are ends of requests that no store could take yet."""
-        return bool(self._owed)
 
     def watch(self, attempt: Attempt) -> None:
         """Keep renewing the claim of `attempt` until it is forgotten."""
@@ -74,13 +70,13 @@ class Heartbeat:
     def forget(self, claim: Claim) -> None:
         """Stop renewing `claim`; what it still owed is settled."""
         self._beats.pop(claim.token, None)
-        if self._owed:
-            self._owed.pop(claim.token, None)
+        if self.owed:
+            self.owed.pop(claim.token, None)
 
     def finish_later(self, attempt: Attempt, finish: Callable[[], object]) -> None:
         """Go on renewing the claim and call `finish` until it does not raise `StoreUnavailable`."""
         token = attempt.claim.token
-        self._owed[token] = _Debt(attempt, finish)
+        self.owed[token] = _Debt(attempt, finish)
         self._beats[token] = attempt
         self._wake_within(min(_RETRY_EVERY, attempt.policy.lease / 3))
 
@@ -89,7 +85,7 @@ class Heartbeat:
 
         A claim must not be taken over, however long ago it lapsed, while this process knows that its work is done.
         """
-        for debt in list(self._owed.values()):
+        for debt in list(self.owed.values()):
             if debt.attempt.claim.record.id == record_id and not self._pay(debt):
                 return debt.attempt
         return None
@@ -126,7 +122,7 @@ class Heartbeat:
             beats = list(self._beats.values())
             # With nothing to renew, a haste that is over ends; a claim with a shorter lease wakes us again.
             self._pause = min((beat.policy.lease / 3 for beat in beats), default=max(before, _IDLE))
-            if self._owed:
+            if self.owed:
                 self._pause = min(self._pause, _RETRY_EVERY)
             pause = self._pause
         now = time.monotonic()
@@ -146,7 +142,7 @@ class Heartbeat:
                 self._pause = min(self._pause, _RETRY_EVERY)
         unreachable: set[int] = set()
         # What has failed comes last, so that what a store will never take keeps nothing else waiting.
-        for debt in sorted(self._owed.values(), key=attrgetter("failed_at")):
+        for debt in sorted(self.owed.values(), key=attrgetter("failed_at")):
             # A store that is out of reach may take its time to say so, and others' claims wait meanwhile.
             store = id(debt.attempt.store)
             if store not in unreachable and not self._pay(debt):
@@ -159,7 +155,7 @@ class Heartbeat:
         return longest is not None and attempt.age >= longest and running and not self._owes_for(attempt)
 
     def _owes_for(self, attempt: Attempt) -> bool:
-        return attempt.claim.token in self._owed
+        return attempt.claim.token in self.owed
 
     def _renew(self, beats: list[Attempt], lease: float, now: float) -> bool:
         store = beats[0].store
@@ -200,8 +196,8 @@ class Heartbeat:
                 logger.exception("The end of a request could not be written, it is tried again and again.")
             return False
         # A stream that has ended meanwhile may owe its whole answer, after the tombstone that was written now.
-        if self._owed.get(debt.attempt.claim.token) is debt:
-            self._owed.pop(debt.attempt.claim.token, None)
+        if self.owed.get(debt.attempt.claim.token) is debt:
+            self.owed.pop(debt.attempt.claim.token, None)
             if debt.attempt.state is State.DONE:
                 self.forget(debt.attempt.claim)
         return True

@@ -25,7 +25,8 @@ class WaitingRoom:
 
     def _empty(self) -> None:
         # The threads that wait are not in a child.
-        self._bells: dict[bytes, list[threading.Event]] = {}
+        #: The bells of those who wait, by the record that they wait for.
+        self.bells: dict[bytes, list[threading.Event]] = {}
         self._seated = 0
 
     @contextmanager
@@ -40,7 +41,7 @@ class WaitingRoom:
 
     def ring(self, record_id: bytes) -> None:
         """Wake all who wait for this record: it was completed or released."""
-        for bell in self._bells.get(record_id, ()):
+        for bell in self.bells.get(record_id, ()):
             bell.set()
 
     def _sit_down(self, record_id: bytes, seats: int) -> threading.Event | None:
@@ -50,17 +51,17 @@ class WaitingRoom:
             self._seated += 1
             bell = threading.Event()
             # A new list, since `ring` reads without the lock.
-            self._bells[record_id] = [*self._bells.get(record_id, ()), bell]
+            self.bells[record_id] = [*self.bells.get(record_id, ()), bell]
             return bell
 
     def _stand_up(self, record_id: bytes, bell: threading.Event) -> None:
         with self._lock:
             self._seated -= 1
-            others = [other for other in self._bells[record_id] if other is not bell]
+            others = [other for other in self.bells[record_id] if other is not bell]
             if others:
-                self._bells[record_id] = others
+                self.bells[record_id] = others
             else:
-                del self._bells[record_id]
+                del self.bells[record_id]
 
 
 #: The waiting room of this process, whose threads all its applications share.

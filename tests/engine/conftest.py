@@ -13,9 +13,9 @@ def beats_when_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as still:
         still.setattr(heartbeat, "_tick", lambda: None)
         yield
-    held, owes = len(heartbeat), heartbeat.owes
+    held, owes = len(heartbeat), heartbeat.owed
     heartbeat._beats.clear()
-    heartbeat._owed.clear()
+    heartbeat.owed.clear()
     assert (held, owes) == (0, False)
 
 

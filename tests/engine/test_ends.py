@@ -244,7 +244,7 @@ def test_a_stream_that_could_not_be_announced_is_announced_later_and_ends_as_any
     assert attempt.state is State.ANSWERING
     store.lost = ()
     beat()
-    assert not heartbeat.owes
+    assert not heartbeat.owed
     for _ in range(4):  # it goes on to be renewed
         clock.tick(10)
         beat()

@@ -36,7 +36,7 @@ def none_beats_on() -> Iterator[None]:
     while made:
         heartbeat = made.pop()
         heartbeat._beats = {}
-        heartbeat._owed = {}
+        heartbeat.owed = {}
 
 
 class CountingStore(MemoryStore):
@@ -136,7 +136,7 @@ def test_what_a_fenced_claim_still_owes_is_written_so_that_it_is_told() -> None:
     fenced.state = State.DONE
     heartbeat.finish_later(fenced, finish)
     assert told.wait(TIMEOUT)
-    until(lambda: not heartbeat.owes and len(heartbeat) == 0)
+    until(lambda: not heartbeat.owed and len(heartbeat) == 0)
 
 
 def test_a_short_lease_among_long_ones_is_renewed_in_time() -> None:
@@ -175,7 +175,7 @@ def test_an_end_in_hand_is_held_on_to_however_long_its_handler_ran() -> None:
     until(lambda: store.count(attempt) >= 3)
     attempt.state = State.DONE
     reachable.set()
-    until(lambda: not heartbeat.owes and len(heartbeat) == 0)
+    until(lambda: not heartbeat.owed and len(heartbeat) == 0)
 
 
 def test_a_claim_that_comes_while_the_next_beat_is_reckoned_is_not_overlooked() -> None:
@@ -287,7 +287,7 @@ def test_what_is_owed_is_written_as_soon_as_it_can_be_and_the_claim_is_held_unti
     heartbeat.finish_later(attempt, complete)
     until(lambda: store.count(attempt) >= 3)
     reachable.set()
-    until(lambda: not heartbeat.owes)
+    until(lambda: not heartbeat.owed)
     assert len(heartbeat) == 0
     assert claimed() == Completed(FINGERPRINT, answer)
 
@@ -308,7 +308,7 @@ def test_the_whole_answer_of_a_stream_is_not_lost_to_its_beginning_that_is_being
     heartbeat.finish_later(attempt, whole.set)
     go_on.set()
     assert whole.wait(TIMEOUT)
-    until(lambda: not heartbeat.owes and len(heartbeat) == 0)
+    until(lambda: not heartbeat.owed and len(heartbeat) == 0)
 
 
 def test_a_repeat_has_what_is_owed_under_its_key_written_and_hears_whose_it_is_where_it_cannot_be() -> None:
@@ -348,7 +348,7 @@ def test_two_who_would_write_the_same_end_at_once_do_not() -> None:
     assert writing.wait(TIMEOUT)
     assert heartbeat.settle(attempt.claim.record.id) is attempt  # the other has it in its hand
     go_on.set()
-    until(lambda: not heartbeat.owes)
+    until(lambda: not heartbeat.owed)
     assert heartbeat.settle(attempt.claim.record.id) is None
 
 
@@ -384,7 +384,7 @@ def test_a_forked_child_renews_none_of_its_parents_claims_and_owes_none_of_its_e
     if not child:
         signal.alarm(20)
         store.renewed.clear()
-        owed = heartbeat.owes
+        owed = heartbeat.owed
         heartbeat.watch(childs)
         until(lambda: store.count(childs) >= 3)
         os.write(writing, b"parent's" if owed or store.count(parents) or store.count(owing) else b"own only")

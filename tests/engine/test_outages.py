@@ -53,7 +53,7 @@ def test_meanwhile_the_answer_in_somebody_elses_hand_is_written_and_replayed(clo
     store.lost = EVERYTHING
     assert worker.engine.complete(attempt, ANSWER) is End.DEFERRED
     # What this process has in its hand is taken out of it, as though it were in another's.
-    (debt,) = heartbeat._owed.values()
+    (debt,) = heartbeat.owed.values()
     heartbeat.forget(attempt.claim)
     clock.tick(40)
     assert other.refused()[0] == "store-unavailable"

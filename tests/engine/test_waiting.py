@@ -61,7 +61,7 @@ def test_a_repeat_that_waits_is_woken_by_the_end_of_the_first(end: str) -> None:
             desk.engine.release(first)
             assert waiter.heard().number == 2
             desk.engine.release(waiter.heard())
-    assert waiting_room._bells == {}
+    assert waiting_room.bells == {}
     assert waiting_room._seated == 0
 
 

@@ -31,7 +31,7 @@ class DyingStore(MemoryStore):
 
     def die(self) -> None:
         """Let the process be dead for as long as its leases last; then another asks."""
-        heartbeat._owed.clear()
+        heartbeat.owed.clear()
         heartbeat._beats.clear()
         self.forget_outages()
         self.dead = False
