@@ -156,7 +156,7 @@ class Engine:
         outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
         try:
             held = self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again where it tears the request off
             claim, retention = attempt.claim, attempt.policy.retention
             return self._defer(
                 attempt, lambda: self.store.complete(claim, response, retention=retention), outcome, error
@@ -271,7 +271,7 @@ class Engine:
         """
         try:
             held = write()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again where it tears the request off
             return self._defer(attempt, write, outcome, error)
         return self._written(attempt, held, outcome)
 

@@ -23,11 +23,9 @@ class SignedIn:
         self._app = app
         self._warned = False
 
-    def user(self, request: Request) -> tuple[str, str] | None:
+    def user(self) -> tuple[str, str] | None:
         """How the caller signed in and who it is; None for nobody. Asks those extensions that the app has set up."""
-        user = None
-        if hasattr(self._app, "login_manager"):
-            user = _flask_login_user()
+        user = _flask_login_user() if hasattr(self._app, "login_manager") else None
         if user is None and "flask-jwt-extended" in self._app.extensions:
             user = _jwt_user()
         return user

@@ -78,7 +78,13 @@ def admit(
     """
     resumed: Resumed | None = environ.get(RESUMED)
     try:
-        key = _key(environ, request, policy) if resumed is None else resumed.key
+        if resumed is not None:
+            key: str | None = resumed.key
+        elif policy.key_from is not None:
+            key = _key_elsewhere(request, policy.key_from)
+        else:
+            value = environ.get(environ_name(policy.header))
+            key = None if value is None else parse_key(value, strict=policy.strict)
         if key is None:
             if not policy.required:
                 return None
@@ -115,12 +121,9 @@ def admit(
     return None if decision is Unprotected.RUN else decision
 
 
-def _key(environ: dict[str, Any], request: Callable[[], Request], policy: Policy) -> str | None:
-    if policy.key_from is not None:
-        try:
-            key = call_with_request(policy.key_from, request())
-        except (LookupError, TypeError):  # `request.json["id"]`, and there is none, or no object to have it
-            return None
-        return None if key is None else check_key(key)
-    value = environ.get(environ_name(policy.header))
-    return None if value is None else parse_key(value, strict=policy.strict)
+def _key_elsewhere(request: Callable[[], Request], key_from: Callable[..., str | None]) -> str | None:
+    try:
+        key = call_with_request(key_from, request())
+    except (LookupError, TypeError):  # `request.json["id"]`, and there is none, or no object to have it
+        return None
+    return None if key is None else check_key(key)

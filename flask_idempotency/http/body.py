@@ -9,7 +9,7 @@ from werkzeug import Request
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from ..engine.policy import Policy
-from .fingerprint import Digester, fingerprint_of_value, start_fingerprint
+from .fingerprint import Digester, fingerprint_of, fingerprint_of_value, start_fingerprint
 from .principal import call_with_request
 
 _CHUNK = 64 * 1024
@@ -64,7 +64,12 @@ class Body:
             self.drain_some()
             raise RequestEntityTooLarge
         if self._kept is None and length is not None and length <= _CHUNK and length <= self._policy.spool_bytes:
-            self._hand_on(BytesIO(self._read_at_once(length)))
+            payload = self._read_at_once(length)
+            self._kept = self._source = self._environ["wsgi.input"] = BytesIO(payload)
+            self._whole = True
+            by = self._policy.fingerprint
+            if not callable(by):
+                return fingerprint_of(self._environ, by, payload)
         else:
             if not self._read_up_to(length, limit):
                 self.drain_some()
@@ -116,14 +121,14 @@ class Body:
         return fingerprint
 
     def _read_at_once(self, length: int) -> bytes:
-        data = self._read_source(length) if length else b""
+        if not length:
+            return b""
+        data = self._read_source(length)
         while len(data) < length:
             more = self._read_source(length - len(data))
             if not more:
                 raise BodyIncomplete
             data += more
-        self._digester = self._start()
-        self._digester.update(data)
         return data
 
     def _read_up_to(self, length: int | None, limit: int | None) -> bool:

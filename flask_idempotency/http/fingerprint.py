@@ -50,6 +50,15 @@ def start_fingerprint(environ: dict[str, Any], by: FingerprintBy) -> Digester:
     return _head(environ, "bytes")
 
 
+def fingerprint_of(environ: dict[str, Any], by: FingerprintBy, payload: bytes) -> bytes:
+    """The fingerprint of a request whose payload is at hand."""
+    if by == "bytes" and (environ.get("CONTENT_TYPE") or "")[:10].lower() != "multipart/":
+        return digest(_asked(environ, "bytes") + payload)
+    digester = start_fingerprint(environ, by)
+    digester.update(payload)
+    return digester.digest()
+
+
 def fingerprint_of_value(value: object) -> bytes:
     """The fingerprint, where a callable of the policy says what the request asks for. Raises `TypeError`."""
     if isinstance(value, bytes):
@@ -64,20 +73,20 @@ def fingerprint_of_value(value: object) -> bytes:
 
 
 def _head(environ: dict[str, Any], kind: str) -> blake2b:
-    host = _host(environ)
+    return start_digest(_asked(environ, kind))
+
+
+def _asked(environ: dict[str, Any], kind: str) -> bytes:
+    """What comes before the payload. Of each part that a client may choose the length stands first: none reads as two.
+
+    The host is what the request asks for, not what it came in by; that a port is the scheme's own need not be said.
+    """
+    host = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    host = host.lower().removesuffix(_DEFAULT_PORTS.get(environ.get("wsgi.url_scheme", "http"), ":"))
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query = environ.get("QUERY_STRING", "")
-    head = f"{kind} {environ['REQUEST_METHOD']} {len(host)} {host} {len(path)} {path} {len(query)} {query}\n"
-    return start_digest(head.encode("utf-8", "surrogatepass"))
-
-
-def _host(environ: dict[str, Any]) -> str:
-    """What the request asks for, not what it came in by; that a port is the scheme's own need not be said."""
-    scheme = environ.get("wsgi.url_scheme", "http")
-    host: str | None = environ.get("HTTP_HOST")
-    if not host:
-        host = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
-    return host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
+    asked = f"{kind} {environ['REQUEST_METHOD']} {len(host)} {host} {len(path)} {path} {len(query)} {query}\n"
+    return asked.encode("utf-8", "surrogatepass")
 
 
 def _media_type(content_type: str) -> str:

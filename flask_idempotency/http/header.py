@@ -12,6 +12,8 @@ MAX_LENGTH = 255
 
 # RFC 9651, section 3.3.3: printable ASCII between quotes, with \" and \\ as the only escapes.
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+# What most clients send: visible ASCII without what would make it a list or a quoted form gone wrong.
+_PLAIN = re.compile(r"[!#-+\--~]{1,255}")
 _ESCAPE = re.compile(r'\\(["\\])')
 
 
@@ -30,6 +32,8 @@ def parse_key(value: str, *, strict: bool = False) -> str:
 
     Servers join a field that was sent twice with a comma, so a comma outside quotes is refused.
     """
+    if not strict and _PLAIN.fullmatch(value):
+        return value
     value = value.strip(" \t")
     if value.startswith('"'):
         quoted = _QUOTED.fullmatch(value)

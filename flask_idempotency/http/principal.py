@@ -24,7 +24,7 @@ _COOKIE = "cookie:"
 class SignedIn(Protocol):
     """What an application knows of its callers; a front end that knows no sessions has none."""
 
-    def user(self, request: Request) -> tuple[str, str] | None:
+    def user(self) -> tuple[str, str] | None:
         """How the caller signed in and who it is, as the application's own means have verified it; None for nobody."""
         ...
 
@@ -47,7 +47,12 @@ def caller_of(
     """Who asks. Raw credentials go no further than this function."""
     chosen = policy.principal
     if isinstance(chosen, str):
-        return _find(environ, request, signed_in)
+        user = None if signed_in is None else signed_in.user()
+        if user is not None:
+            return Caller(_digest("user", *user))
+        if "HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ:
+            return _by_credentials(environ, request, signed_in)
+        return _ANONYMOUS
     if chosen is None:
         return _ANONYMOUS
     if callable(chosen):
@@ -57,12 +62,8 @@ def caller_of(
     return Caller(_digest("named", *(part for pair in named for part in pair))) if named else _ANONYMOUS
 
 
-def _find(environ: dict[str, Any], request: Callable[[], Request], signed_in: SignedIn | None) -> Caller:
-    """The first that says who asks."""
-    if signed_in is not None:
-        user = signed_in.user(request())
-        if user is not None:
-            return Caller(_digest("user", *user))
+def _by_credentials(environ: dict[str, Any], request: Callable[[], Request], signed_in: SignedIn | None) -> Caller:
+    """Who asks, where nobody is signed in: the first that says so."""
     authorization = environ.get("HTTP_AUTHORIZATION")
     if authorization is not None:
         return Caller(_digest("authorization", authorization))

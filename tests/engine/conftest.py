@@ -13,7 +13,7 @@ def beats_when_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as still:
         still.setattr(heartbeat, "_tick", lambda: None)
         yield
-    held, owes = len(heartbeat), heartbeat.owed
+    held, owes = len(heartbeat), bool(heartbeat.owed)
     heartbeat._beats.clear()
     heartbeat.owed.clear()
     assert (held, owes) == (0, False)

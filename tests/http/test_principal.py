@@ -23,7 +23,7 @@ class Known:
         self._user = user
         self._session = session
 
-    def user(self, request: Request) -> tuple[str, str] | None:
+    def user(self) -> tuple[str, str] | None:
         return self._user
 
     def session(self, request: Request) -> tuple[str, str] | bytes | None:
@@ -33,7 +33,7 @@ class Known:
 class Unwanted:
     """Must not be asked."""
 
-    def user(self, request: Request) -> NoReturn:
+    def user(self) -> NoReturn:
         raise AssertionError("nobody shall be asked who is signed in")
 
     session = user
