@@ -24,6 +24,7 @@ ROUND_TRIPS = {
     Kind.REUSED: 1,
     Kind.IN_FLIGHT: 1,
     Kind.FAILED: 2,
+    Kind.STREAMED: 3,
     **dict.fromkeys(UNTOUCHED, 0),
 }
 
@@ -31,7 +32,7 @@ ROUND_TRIPS = {
 def prepared(store: Store) -> Shop:
     """A shop whose store is connected, with its table and scripts in place."""
     shop = Shop(store)
-    for kind in (Kind.FIRST, Kind.FAILED):
+    for kind in (Kind.FIRST, Kind.FAILED, Kind.STREAMED):
         shop.cost(kind, Counter)
     return shop
 

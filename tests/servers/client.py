@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Answer:
     def problem(self) -> str:
         """The slug of the problem that was answered."""
         assert self.headers["Content-Type"] == "application/problem+json", (self.status, self.body)
-        return str(self.json["type"].rpartition(":")[2])
+        return re.split("[:#]", self.json["type"])[-1]
 
 
 def ask(
@@ -43,7 +44,7 @@ def ask(
     **headers: Any,
 ) -> Answer:
     """Send one request on a connection of its own; `headers` by their names with underscores."""
-    named = {name.replace("_", "-"): str(value) for name, value in headers.items()}
+    named = {"Host": "localhost"} | {name.replace("_", "-"): str(value) for name, value in headers.items()}
     if key is not None:
         named["Idempotency-Key"] = key
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)

@@ -1,6 +1,7 @@
 """Starts a real WSGI server in a process of its own, and stops it for sure."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ _GUNICORN = (
     *(("--no-control-socket",) if "control_socket_disable" in make_settings() else ()),
 )
 _RUNNER = ("{python}", "-m", "tests.servers.runner")
-_UWSGI = Path(sys.executable).with_name("uwsgi")
+_UWSGI = shutil.which("uwsgi", path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
 
 #: What runs each kind of server around an application "module:name". Each is handed a socket that listens already, so
 #: that no other process can take the port, and no client comes too early.
@@ -37,12 +38,16 @@ COMMANDS = {
     "gunicorn gthread": (*_GUNICORN, "--worker-class", "gthread", "--threads", "{threads}", "{app}"),
     "gunicorn gevent": (*_GUNICORN, "--worker-class", "gevent", "{app}"),
 }
-if _UWSGI.exists():  # pip builds it only where there is a compiler
-    COMMANDS["uWSGI"] = (
-        *(str(_UWSGI), "--http-socket", "fd://{fileno}", "--venv", sys.prefix, "--wsgi", "{app}", "--need-app"),
-        *("--master", "--processes", "{workers}", "--enable-threads", "--threads", "{threads}", "--single-interpreter"),
+#: Servers in which no thread of Python's runs but the one that serves.
+WITHOUT_THREADS: dict[str, tuple[str, ...]] = {}
+if _UWSGI is not None:  # pip builds it only where there is a compiler
+    _PLAIN_UWSGI = (
+        *(_UWSGI, "--http-socket", "fd://{fileno}", "--venv", sys.prefix, "--wsgi", "{app}", "--need-app"),
+        *("--master", "--processes", "{workers}", "--single-interpreter"),
         *("--add-header", "Connection: close"),  # it closes, and would not say so
     )
+    COMMANDS["uWSGI"] = (*_PLAIN_UWSGI, "--enable-threads", "--threads", "{threads}")
+    WITHOUT_THREADS["uWSGI"] = _PLAIN_UWSGI
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Server:
 
     port: int
     process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
 
     @property
     def pid(self) -> int:
@@ -74,6 +80,11 @@ class Server:
         """Let every process of it go on."""
         self._signal(signal.SIGCONT)
 
+    def said(self) -> str:
+        """What it has written to its log."""
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
     def _signal(self, number: signal.Signals) -> None:
         # Even where the process has ended, workers of it may be left.
         with suppress(ProcessLookupError):
@@ -82,11 +93,18 @@ class Server:
 
 @contextmanager
 def serve(
-    kind: str, app: str, *, env: dict[str, str] | None = None, workers: int = 1, threads: int = 1
+    kind: str,
+    app: str,
+    *,
+    env: dict[str, str] | None = None,
+    workers: int = 1,
+    threads: int = 1,
+    command: tuple[str, ...] | None = None,
 ) -> Iterator[Server]:
     """Serve `app` ("module:name", importable from the root of the repository) until the block ends.
 
-    `kind` is one of `COMMANDS`. Raises `AssertionError`, with what the server said, where it does not come up.
+    `kind` is one of `COMMANDS`, unless `command` says otherwise. Raises `AssertionError`, with what the server said,
+    where it does not come up.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening, TemporaryFile() as log:
         fileno, port = listening.fileno(), listening.getsockname()[1]
@@ -103,7 +121,7 @@ def serve(
             # How Werkzeug hands the socket on when it reloads: there is no option for it.
             own |= {"WERKZEUG_RUN_MAIN": "true", "WERKZEUG_SERVER_FD": str(fileno)}
         process = subprocess.Popen(
-            [part.format(**values) for part in COMMANDS[kind]],
+            [part.format(**values) for part in command or COMMANDS[kind]],
             cwd=ROOT,
             env=os.environ | own | (env or {}),
             stdout=log,
@@ -111,17 +129,17 @@ def serve(
             pass_fds=[fileno],
             start_new_session=True,
         )
-        server = Server(port, process)
+        server = Server(port, process, log)
         try:
             # Ours would keep the port open after the server's end.
             listening.close()
-            _wait_for_an_answer(server, log)
+            _wait_for_an_answer(server)
             yield server
         finally:
             server.kill()
 
 
-def _wait_for_an_answer(server: Server, log: IO[bytes]) -> None:
+def _wait_for_an_answer(server: Server) -> None:
     ends = time.monotonic() + _START_WITHIN
     while time.monotonic() < ends and server.process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1) as probe:
@@ -131,6 +149,4 @@ def _wait_for_an_answer(server: Server, log: IO[bytes]) -> None:
                 break
             if heard:
                 return
-    log.seek(0)
-    said = log.read().decode(errors="replace")
-    raise AssertionError(f"the server did not come up (it ended with {server.process.poll()}):\n{said}")
+    raise AssertionError(f"the server did not come up (it ended with {server.process.poll()}):\n{server.said()}")
