@@ -8,20 +8,19 @@ from ..http.replay import keep, promised_length
 
 
 def take_whole(response: Response, limit: int) -> bool:
-    """Make the body one that is at hand, where it is known to be small enough; else it is a stream.
+    """Make a body that is an iterator one that is at hand, where it is known to be small enough; else it is a stream.
 
     The responses that Flask makes of exceptions are iterators with a known length, as are files that are sent.
     """
-    if not isinstance(response.response, list | tuple):
-        if response.status_code in (204, 304):  # nobody would ask for its body, and so never see the end of it
-            response.call_on_close(getattr(response.response, "close", lambda: None))
-            response.response = []
-            return True
-        length = response.content_length
-        if length is None or length > limit:
-            return False
-        response.direct_passthrough = False
-        response.make_sequence()
+    if response.status_code in (204, 304):  # nobody would ask for its body, and so never see the end of it
+        response.call_on_close(getattr(response.response, "close", lambda: None))
+        response.response = []
+        return True
+    length = response.content_length
+    if length is None or length > limit:
+        return False
+    response.direct_passthrough = False
+    response.make_sequence()
     return True
 
 

@@ -82,7 +82,7 @@ class Endings:
         if kept and passage.committed is not None and not policy.keeps(response.status_code):
             # Something else was made of the answer, but the work is done.
             return engine.complete(attempt, passage.committed.response)
-        if not take_whole(response, policy.max_response_bytes):
+        if not isinstance(response.response, list | tuple) and not take_whole(response, policy.max_response_bytes):
             return self._stream(passage, attempt, response, kept)
         if kept:
             return engine.complete(attempt, kept_response(response, policy))

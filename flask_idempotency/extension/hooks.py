@@ -71,19 +71,27 @@ class Hooks:
         app = self.app
         full_dispatch, dispatch, teardown = app.full_dispatch_request, app.dispatch_request, app.do_teardown_request
 
+        guarded = self.views.guarded
+
+        # What most requests are asked, those that pass by, is asked here: a call more would be felt on each.
+
         def full_dispatch_request(*args: Any) -> Response:
-            self._begin(current_context())
+            context = current_context()
+            if context.request.method in guarded:
+                self._begin(context)
             return full_dispatch(*args)
 
         def dispatch_request(*args: Any) -> Any:
+            context = current_context()
+            if context.request.method not in guarded:
+                return dispatch(*args)
             passage = passage_here()
             if passage is None or passage.admitted or passage.in_force.decorated:
                 return dispatch(*args)
-            return self._claim_and_run(passage, partial(dispatch, *args))
+            return self._claim_and_run(context.request, passage, dispatch, args)
 
         def do_teardown_request(*args: Any) -> None:
-            passage = passage_here()
-            if passage is None:
+            if current_context().request.method not in guarded or (passage := passage_here()) is None:
                 return teardown(*args)
             error = args[-1] if args else sys.exc_info()[1]
             try:
@@ -101,23 +109,25 @@ class Hooks:
     def _begin(self, context: Any) -> None:
         """Begin the passage of a request that the policy covers, before anything reads its body."""
         current: Request = context.request
-        if current.method not in self.views.guarded:
-            return
         in_force = self.views.of(current)
         if in_force is not None:
             environ = current.environ
-            if not in_attempt(environ) and not in_force.lets_pass(environ):
+            if not in_force.lets_pass(environ) and not (ATTEMPT in environ and in_attempt(environ)):
                 environ[PASSAGE] = Passage(in_force, place_body(environ, in_force.policy), context)
 
-    def _claim_and_run(self, passage: Passage, view: Callable[[], Any]) -> Any:
+    def _claim_and_run(
+        self, current: Request, passage: Passage, dispatch: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
         """Claim for a request whose view stands under no decorator of ours, and run it."""
-        answered = self._admit(current_request(), passage)
+        answered = self._admit(current, passage)
         if answered is not None:
             return answered
         if passage.attempt is None:
-            return view()
+            return dispatch(*args)
         try:
-            return self._run(passage, view)
+            if passage.in_force.policy.atomic:
+                return self._run(passage, partial(dispatch, *args))
+            return dispatch(*args)
         except BaseException as error:
             passage.error = error
             raise

@@ -42,28 +42,17 @@ class Committed(NamedTuple):
 class Passage:
     """What the hooks know of the request."""
 
-    __slots__ = (
-        "admitted",
-        "attempt",
-        "body",
-        "committed",
-        "context",
-        "entered",
-        "error",
-        "in_force",
-        "streamed",
-    )
+    admitted = False
+    attempt: Attempt | None = None
+    error: BaseException | None = None  # what the view has raised
+    streamed: Response | None = None  # what is on its way to the client, if it is a stream
+    entered = False  # an atomic view is under way
+    committed: Committed | None = None
 
     def __init__(self, in_force: InForce, body: Body | None, context: Any) -> None:
         self.in_force = in_force
         self.body = body
         self.context = weakref.ref(context)
-        self.admitted = False
-        self.attempt: Attempt | None = None
-        self.error: BaseException | None = None  # what the view has raised
-        self.streamed: Response | None = None  # what is on its way to the client, if it is a stream
-        self.entered = False  # an atomic view is under way
-        self.committed: Committed | None = None
 
     def is_of(self, current: Request) -> bool:
         """Whether it is that of this request, in whatever thread; not of another under the same environ."""
@@ -88,5 +77,6 @@ def passage_here() -> Passage | None:
 def rewind(current: Request) -> None:
     """Let the body, which was read as a whole, be read again from its beginning."""
     current.environ["wsgi.input"].seek(0)
-    # Flask makes another stream of it, within the limits that are set by then.
-    current.__dict__.pop("stream", None)
+    if "stream" in current.__dict__:
+        # Flask makes another one, within the limits that are set by then.
+        del current.__dict__["stream"]
