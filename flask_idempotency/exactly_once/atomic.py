@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from ..engine.attempt import Attempt
 from ..engine.records import StoredResponse
 from ..engine.store import RecordUnreadable
+from ..stores.sql_conflicts import is_conflict
 from .at_rest import AtRest
 from .joined import OuterTransaction, Sessions
 from .lock_wait import LockWait
@@ -30,12 +31,6 @@ Answer = TypeVar("Answer")
 
 #: How often a view is run again within one request, where its transaction met another's.
 MAX_RERUNS = 3
-
-# SQLSTATE of serialization failure, deadlock and lock not available (PostgreSQL); error numbers of lock wait time-out,
-# deadlock, and record changed (MariaDB, MySQL); primary result codes BUSY and LOCKED (SQLite).
-_SQLSTATES = {"40001", "40P01", "55P03"}
-_ERROR_NUMBERS = {1205, 1213, 1020}
-_SQLITE_CODES = {5, 6}
 
 
 class TransactionConflict(Exception):
@@ -122,7 +117,7 @@ class AtomicRunner:
                 return self._run_once(outer, attempt, view, ending_of)
             except (DBAPIError, WinnerHidden) as error:
                 # A savepoint that is gone is how the end of its transaction is heard of, too.
-                conflict = isinstance(error, WinnerHidden) or _is_conflict(outer.undone_by or error)
+                conflict = isinstance(error, WinnerHidden) or is_conflict(outer.undone_by or error)
                 if conflict or isinstance(error, IntegrityError) or outer.commit_sent:
                     other = self._other_than(attempt)
                     if other is not None:
@@ -195,7 +190,7 @@ class AtomicRunner:
             except HeldByOthers as error:
                 raise TransactionConflict from error
             except DBAPIError as error:
-                if _is_conflict(error):  # this attempt has not begun, and the next one looks again
+                if is_conflict(error):  # this attempt has not begun, and the next one looks again
                     raise TransactionConflict from error
                 raise
 
@@ -244,15 +239,3 @@ def _in_doubt() -> Iterator[None]:
 def _say(error: DBAPIError) -> str:
     # The driver's own text may hold parameters: only its kind is told.
     return f"the database could not be asked ({type(error.orig).__name__})"
-
-
-def _is_conflict(error: DBAPIError) -> bool:
-    driver = error.orig
-    state = getattr(driver, "sqlstate", None)
-    number = driver.args[0] if driver is not None and driver.args else None
-    code = getattr(driver, "sqlite_errorcode", None)
-    return (
-        state in _SQLSTATES
-        or (isinstance(number, int) and number in _ERROR_NUMBERS)
-        or (code is not None and code & 0xFF in _SQLITE_CODES)
-    )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
+from ..stores.sql_conflicts import error_number
 from .sqlite_transactions import begin_for_real
 
 logger = logging.getLogger("flask_idempotency")
@@ -230,13 +231,14 @@ def _refuse_commit_of_view(connection: Connection) -> None:
 
 
 def _note_undoing(context: ExceptionContext) -> None:
-    outer, error, driver = _current.get(), context.sqlalchemy_exception, context.original_exception
+    outer, error = _current.get(), context.sqlalchemy_exception
     if outer is None or outer.connection is not context.connection or context.dialect.name not in {"mysql", "mariadb"}:
         return
-    if isinstance(error, DBAPIError) and driver.args:
-        if driver.args[0] in _UNDOING_NUMBERS:
+    if isinstance(error, DBAPIError):
+        number = error_number(error)
+        if number in _UNDOING_NUMBERS:
             outer.undone_by = error
-        elif driver.args[0] == _LOCK_WAIT_TIMEOUT:
+        elif number == _LOCK_WAIT_TIMEOUT:
             outer._timed_out_by = error
 
 

@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from ..engine import clock
 from ..engine.records import Claim, RecordKey
 from ..engine.store import RecordUnreadable
+from ..stores.sql_columns import bytes_type, digest_type
 from .at_rest import AtRest
-from .tables import bytes_type, digest_type, discreet, in_one_schema, make_table
+from .tables import discreet, in_one_schema, make_table
 
 TABLE_NAME = "idempotency_requests"
 

@@ -43,9 +43,10 @@ from sqlalchemy.exc import IntegrityError
 from ..engine import clock
 from ..engine.records import Claim, StoredResponse
 from ..engine.store import kept_response
+from ..stores.sql_columns import bytes_type, digest_type
 from .at_rest import AtRest
 from .lock_wait import LockWait
-from .tables import bytes_type, digest_type, discreet
+from .tables import discreet
 
 #: Expired rows deleted with each new one: more than one, so that they become fewer.
 _SWEEP = 3

@@ -3,20 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, LargeBinary, Table
-from sqlalchemy.dialects import mysql
+from sqlalchemy import Engine, Table
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
-
-
-def digest_type(size: int) -> TypeEngine[bytes]:
-    """The column type of a digest of up to `size` bytes; a plain BLOB cannot be a key on MariaDB."""
-    return LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
-
-
-def bytes_type() -> TypeEngine[bytes]:
-    """The column type of bytes of any number."""
-    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
 def in_one_schema(engine: Engine) -> Engine:

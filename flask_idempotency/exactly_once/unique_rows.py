@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("create_once needs SQLAlchemy: pip install 'flask-idempotency[sqlalchemy]'") from error
 
+from ..stores.sql_conflicts import error_number
 from .sqlite_transactions import begin_for_real
 
 Row = TypeVar("Row")
@@ -101,12 +102,10 @@ def _require_unique(model: type, names: tuple[str, ...]) -> None:
 
 def _is_of_uniqueness(error: IntegrityError) -> bool:
     """Whether a row that is there stood in the way, rather than a value that is missing or points nowhere."""
-    driver = error.orig
-    number = driver.args[0] if driver is not None and driver.args else None
     return (
-        getattr(driver, "sqlstate", None) == _UNIQUE_VIOLATION
-        or number in _DUPLICATE_ENTRY
-        or getattr(driver, "sqlite_errorcode", None) in _SQLITE_UNIQUENESS
+        getattr(error.orig, "sqlstate", None) == _UNIQUE_VIOLATION
+        or error_number(error) in _DUPLICATE_ENTRY
+        or getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_UNIQUENESS
     )
 
 
