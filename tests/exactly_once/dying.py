@@ -1,10 +1,16 @@
 """What a process leaves that died between its commit and the end of its record, without the death."""
 
+from flask_idempotency.engine import outages
 from flask_idempotency.engine.heartbeat import heartbeat
-from flask_idempotency.engine.outages import outage_of
 from flask_idempotency.engine.records import Claim, StoredResponse
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import MemoryStore
+
+
+def forget_outages() -> None:
+    """Be a process that has never seen a store away."""
+    for outage in outages._by_store.values():
+        outage.seen, outage._failing, outage._calm_until = False, False, 0.0
 
 
 class DyingStore(MemoryStore):
@@ -33,17 +39,11 @@ class DyingStore(MemoryStore):
         """Let the process be dead for as long as its leases last; then another asks."""
         heartbeat.owed.clear()
         heartbeat._beats.clear()
-        self.forget_outages()
+        forget_outages()
         self.dead = False
         self.let_leases_end()
-
-    def forget_outages(self) -> None:
-        """Be a store that this process, which stands for several, has never seen away."""
-        outage = outage_of(self)
-        outage.seen, outage._failing, outage._calm_until = False, False, 0.0
 
     def let_leases_end(self) -> None:
         """Make every claim lapse."""
         for record in self._records.values():
-            if record.lease_ends is not None:
-                record.lease_ends = 0.0
+            record.lease_ends = 0.0

@@ -1,12 +1,13 @@
 """Derived keys: one operation has one for each name, whichever way its requests come in, as long as it lives."""
 
 import json
+import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask, request, session
 from werkzeug.test import Client
 
 from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
@@ -19,20 +20,22 @@ from flask_idempotency.stores import EncryptedStore, MemoryStore
 
 NAMES = ("charge", "mail")
 
-PINNED = "07f9b638-2652-8479-9a77-08b1092a0dba"
+NAMESPACE = "shop"
+
+PINNED = "9e7150eb-7d46-870d-bf6b-0085a63b1e0d"
 PINNED_IDENTITY = "d60e181e7c03430bc8b791126691e0fb"
 
 
 def by_hook(store: Any, **policy: Any) -> Any:
     app = Flask(__name__)
-    idempotency = Idempotency(app, store=store, policy=Policy(**policy))
+    idempotency = Idempotency(app, store=store, policy=Policy(**policy), namespace=NAMESPACE)
     app.add_url_rule("/", "view", lambda: ([idempotency.derive_key(n) for n in NAMES], 503), methods=["POST"])
     return app
 
 
 def by_decorator(store: Any, **policy: Any) -> Any:
     app = Flask(__name__)
-    idempotency = Idempotency(app, store=store)
+    idempotency = Idempotency(app, store=store, namespace=NAMESPACE)
     view = idempotency.view(**policy)(lambda: ([idempotency.derive_key(n) for n in NAMES], 503))
     app.add_url_rule("/", "view", view, methods=["POST"])
     return app
@@ -43,7 +46,7 @@ def by_middleware(store: Any, **policy: Any) -> Any:
         start_response("503 Service Unavailable", [("Content-Type", "application/json")])
         return [json.dumps([derive_key(environ[ATTEMPT], name) for name in NAMES]).encode()]
 
-    return IdempotencyMiddleware(inner, store=store, policy=Policy(**policy))
+    return IdempotencyMiddleware(inner, store=store, policy=Policy(**policy), namespace=NAMESPACE)
 
 
 WAYS = [by_hook, by_decorator, by_middleware]
@@ -85,6 +88,43 @@ def test_it_is_the_same_in_every_version() -> None:
     assert isinstance(attempt, Attempt)
     assert derive_key(attempt, "charge") == PINNED
     assert RecordKey.of(bytes(16), "order-1").id.hex() == PINNED_IDENTITY
+
+
+@pytest.mark.parametrize("way", [by_hook, by_decorator])
+def test_another_namespace_derives_another(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    derived = ask(way)
+    monkeypatch.setattr(sys.modules[__name__], "NAMESPACE", "another")
+    assert set(derived).isdisjoint(ask(way))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_payload_derives_another(way: Any) -> None:
+    """A key that was given back may be used for another, and the other side must not take that for a repeat."""
+    client = Client(way(MemoryStore()))
+    headers = {"Idempotency-Key": "k"}
+    one, again, other = (json.loads(client.post("/", headers=headers, data=data).get_data()) for data in "aab")
+    assert one == again
+    assert set(one).isdisjoint(other)
+
+
+def test_what_a_session_adds_to_the_fingerprint_has_no_part_in_it() -> None:
+    app = Flask(__name__)
+    app.secret_key = "secret"
+    idempotency = Idempotency(app, store=MemoryStore())
+    seen: list[tuple[str, bytes]] = []
+
+    def view() -> Any:
+        assert idempotency.attempt is not None
+        seen.append((idempotency.derive_key("charge"), idempotency.attempt.claim.fingerprint))
+        session["step"] = len(seen)
+        return "no", 503
+
+    app.add_url_rule("/", "view", view, methods=["POST"])
+    client = app.test_client()
+    for _ in range(3):
+        client.post("/", headers={"Idempotency-Key": "k"})
+    keys, fingerprints = ({each[place] for each in seen} for place in (0, 1))
+    assert (len(keys), len(fingerprints)) == (1, 3)
 
 
 @pytest.mark.parametrize("name", ["", "caf\xe9", "x" * 10_000, "charge\n"])

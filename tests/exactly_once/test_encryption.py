@@ -32,7 +32,7 @@ class Till:
             config["IDEMPOTENCY_ENCRYPTION_KEYS"] = keys
         self.inner = DyingStore() if store is None else store
         context: Any = lambda: {"user": "secret-context"}  # noqa: E731
-        options = {"keep_request": context, "lease": 60.0} | more
+        options = {"keep_request": context, "completable": True, "lease": 60.0} | more
         self.shop = shop = Shop(url, self.inner, config=config, fresh=fresh, **options)
         self.runs = 0
         self.in_view: Callable[[], object] = lambda: None
@@ -103,7 +103,7 @@ class Till:
 
 
 def is_refused(answer: Any) -> bool:
-    return (answer.status_code, answer.json["type"]) == (503, "urn:flask-idempotency:store-unavailable")
+    return (answer.status_code, str(answer.json["type"]).rpartition("#")[2]) == (503, "store-unavailable")
 
 
 def test_of_answers_and_requests_nothing_can_be_read_from_the_tables(database_url: str) -> None:
@@ -218,7 +218,7 @@ def let_the_store_be_readable(till: Till) -> None:
     till.inner._records.clear()
     record, fingerprint = identity_of_the_request(till)
     store = till.shop.app.extensions["idempotency"].engine.store
-    store.claim(record, fingerprint, lease=60.0, retention=3600.0)
+    store.claim(record, fingerprint, lease=60.0, retention=3600.0, take_over=True, durable=True)
     till.inner.let_leases_end()
 
 
@@ -231,7 +231,7 @@ def identity_of_the_request(till: Till) -> tuple[RecordKey, bytes]:
         pass
 
     def look(*, key: str, principal: bytes, fingerprint: bytes, **_: Any) -> Any:
-        seen.append((RecordKey.of(principal, key), fingerprint))
+        seen.append((RecordKey.of(principal, key, namespace=engine.namespace), fingerprint))
         raise Seen
 
     engine.begin = look
