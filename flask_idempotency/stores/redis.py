@@ -139,6 +139,8 @@ class RedisStore:
             self._unheard.remember(claim, retention)
             raise
         match reply:
+            case 1:
+                return Claimed(claim, 1, False)
             case [b"claimed", int(number), lapsed]:
                 return Claimed(claim, number, lapsed == 1)
             case [b"completed", found, response]:
@@ -276,7 +278,7 @@ def _about(claim: Claim) -> tuple[bytes, ...]:
 
 
 def _is_claimed(reply: Any) -> bool:
-    return bool(reply[0] == b"claimed")
+    return reply == 1 or bool(reply[0] == b"claimed")
 
 
 def _bytes(text: str) -> bytes:

@@ -5,31 +5,33 @@
 -- ARGV  token, fingerprint, key, method, path, lease, retention, and how long the record lives until it is completed, or
 --       "" where a claim that lapsed may not be taken over: then it has no expiry; durations in milliseconds
 --
--- Returns  {"claimed", number, 1 where an earlier holder vanished, else 0}
+-- Returns  1: claimed, and nobody was here before
+--          {"claimed", number, 1 where an earlier holder vanished, else 0}
 --          {"in progress", fingerprint, milliseconds since it began, milliseconds left of the lease}
 --          {"lapsed", fingerprint}
 --          {"completed", fingerprint, response or nil}
 local record = KEYS[1]
 local token, fingerprint, lifetime = ARGV[1], ARGV[2], ARGV[8]
 
-local found = redis.call('HMGET', record,
-    'state', 'fingerprint', 'response', 'token', 'number', 'lapsed', 'started', 'lease_ends', 'steps_kept')
+-- No more than a replay needs; most other requests find nothing here.
+local found = redis.call('HMGET', record, 'state', 'fingerprint', 'response')
 local state, found_fingerprint = found[1], found[2]
 
 if state == 'completed' then
-    return {'completed', found_fingerprint, found[3]}
+    return found
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local number, lapsed = 1, 0
+local number, lapsed
 
 if state then
+    local more = redis.call('HMGET', record, 'token', 'number', 'lapsed', 'started', 'lease_ends', 'steps_kept')
     local same = found_fingerprint == fingerprint
-    number = found[5] or 1
+    number, lapsed = tonumber(more[2] or 1), 0
     if state == 'released' then
         if not same then
-            if found[9] then
+            if more[6] then
                 return {'lapsed', found_fingerprint}
             end
             -- Marks of steps that began are another request's.
@@ -38,12 +40,12 @@ if state then
         number = number + 1
     elseif state == 'unknown' then
         return {'lapsed', found_fingerprint}
-    elseif found[4] == token then
-        lapsed = tonumber(found[6] or 0)
+    elseif more[1] == token then
+        lapsed = tonumber(more[3] or 0)
     else
-        local left = found[8] - now
+        local left = more[5] - now
         if left > 0 then
-            return {'in progress', found_fingerprint, now - found[7], left}
+            return {'in progress', found_fingerprint, now - more[4], left}
         elseif state == 'answering' then
             return {'completed', found_fingerprint, false}
         elseif lifetime == '' or not same then
@@ -56,13 +58,17 @@ end
 redis.call('HSET', record, 'state', 'running', 'fingerprint', fingerprint, 'token', token,
     'started', string.format('%.0f', now), 'lease_ends', string.format('%.0f', now + ARGV[6]),
     'retention', ARGV[7], 'key', ARGV[3], 'method', ARGV[4], 'path', ARGV[5])
-if state then
-    -- Where neither is said, it is the first attempt, and nobody vanished.
-    redis.call('HSET', record, 'number', number, 'lapsed', lapsed)
+if not state then
+    if lifetime ~= '' then
+        redis.call('PEXPIRE', record, lifetime)
+    end
+    return 1
 end
+-- Where neither is said, it is the first attempt, and nobody vanished.
+redis.call('HSET', record, 'number', number, 'lapsed', lapsed)
 if lifetime == '' then
     redis.call('PERSIST', record)
-elseif not state or redis.call('PTTL', record) < tonumber(lifetime) then
+elseif redis.call('PTTL', record) < tonumber(lifetime) then
     redis.call('PEXPIRE', record, lifetime)
 end
-return {'claimed', tonumber(number), lapsed}
+return {'claimed', number, lapsed}
