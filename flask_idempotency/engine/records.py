@@ -2,12 +2,25 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self
 
 from .digests import digest
 
 #: `json.dumps` would make an encoder each time.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+# Of an application's answers many have the same head, and JSON is most of what it costs to write or read one.
+@lru_cache(maxsize=256)
+def _write_head(status: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    return _encode((status, headers)).encode()
+
+
+@lru_cache(maxsize=256)
+def _read_head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
+    status, headers = json.loads(head)
+    return status, tuple([(name, value) for name, value in headers])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ class StoredResponse:
 
     def pack(self) -> bytes:
         """One value for the stores that keep bytes; `unpack` is its inverse."""
-        head = _encode((self.status, self.headers)).encode()
+        head = _write_head(self.status, self.headers)
         return len(head).to_bytes(4, "big") + head + self.body
 
     @classmethod
@@ -61,8 +74,8 @@ class StoredResponse:
         if len(packed) < end or end <= 4:
             raise ValueError("not a packed response")
         try:
-            status, headers = json.loads(packed[4:end])
-            return cls(status, tuple([(name, value) for name, value in headers]), packed[end:])
+            status, headers = _read_head(packed[4:end])
+            return cls(status, headers, packed[end:])
         except (TypeError, ValueError) as error:
             raise ValueError("not a packed response") from error
 

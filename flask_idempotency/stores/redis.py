@@ -1,7 +1,6 @@
 """Records on a Redis or Valkey server: every process of many machines."""
 
 import math
-import secrets
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Self
@@ -33,6 +32,7 @@ from .redis_scripts import (
 )
 from .redis_server import RedisServer
 from .redis_url import Client, read_url
+from .tokens import Tokens
 from .unheard import UnheardClaims
 
 
@@ -111,6 +111,7 @@ class RedisStore:
         self._prefix = prefix.encode()
         self._min_replicas = min_replicas
         self._replica_timeout = replica_timeout
+        self._tokens = Tokens()
         self._unheard = UnheardClaims()
 
     def __repr__(self) -> str:
@@ -127,22 +128,22 @@ class RedisStore:
         durable: bool,
     ) -> Standing:
         """See `Store.claim`."""
-        claim = Claim(record, fingerprint, self._token(record, fingerprint, retention))
-        key, about = self._key(record.id), _about(claim)
+        token = self._token(record, fingerprint, retention)
+        about = _about(record, fingerprint, token)
         lifetime = _milliseconds(max(lease, retention)) if take_over else b""
-        call = Call(CLAIM, key, (*about, _milliseconds(lease), _milliseconds(retention), lifetime))
+        call = Call(CLAIM, self._key(record.id), (*about, _milliseconds(lease), _milliseconds(retention), lifetime))
         # Where it may not be taken over, the claim alone tells later that the outcome is unknown: it must survive.
         must_survive = durable or not take_over
         try:
             reply = self._write(call, written=_is_claimed) if must_survive else self._server.run(call)
         except StoreUnavailable:
-            self._unheard.remember(claim, retention)
+            self._unheard.remember(Claim(record, fingerprint, token), retention)
             raise
         match reply:
             case 1:
-                return Claimed(claim, 1, False)
+                return Claimed(Claim(record, fingerprint, token), 1, False)
             case [b"claimed", int(number), lapsed]:
-                return Claimed(claim, number, lapsed == 1)
+                return Claimed(Claim(record, fingerprint, token), number, lapsed == 1)
             case [b"completed", found, response]:
                 return Completed(found, kept_response(response))
             case [b"in progress", found, since, left]:
@@ -154,13 +155,13 @@ class RedisStore:
 
     def answering(self, claim: Claim, *, lease: float) -> bool:
         """See `Store.answering`."""
-        call = Call(ANSWERING, self._key(claim.record.id), (*_about(claim), _milliseconds(lease)))
+        call = Call(ANSWERING, self._key(claim.record.id), (*_about_claim(claim), _milliseconds(lease)))
         return bool(self._write(call) == 1)
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         packed = b"" if response is None else response.pack()
-        call = Call(COMPLETE, self._key(claim.record.id), (*_about(claim), _milliseconds(retention), packed))
+        call = Call(COMPLETE, self._key(claim.record.id), (*_about_claim(claim), _milliseconds(retention), packed))
         return bool(self._write(call) == 1)
 
     def release(self, claim: Claim, *, retention: float) -> bool:
@@ -170,12 +171,12 @@ class RedisStore:
 
     def abandon(self, claim: Claim) -> bool:
         """See `Store.abandon`."""
-        return bool(self._write(Call(ABANDON, self._key(claim.record.id), _about(claim))) == 1)
+        return bool(self._write(Call(ABANDON, self._key(claim.record.id), _about_claim(claim))) == 1)
 
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """See `Store.resolve`."""
         becomes = b"completed" if done else b"released"
-        call = Call(RESOLVE, self._key(record_id), (new_token(), becomes, _milliseconds(retention)))
+        call = Call(RESOLVE, self._key(record_id), (self._tokens.take(), becomes, _milliseconds(retention)))
         return bool(self._write(call) == 1)
 
     def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
@@ -232,7 +233,7 @@ class RedisStore:
         """A new one, or that of an earlier try of the same request whose reply never came: it recognises itself."""
         unheard = self._unheard.take(record.id) if self._unheard else None
         if unheard is None:
-            return new_token()
+            return self._tokens.take()
         if unheard.fingerprint == fingerprint:
             return unheard.token
         try:
@@ -240,7 +241,7 @@ class RedisStore:
         except StoreUnavailable:
             self._unheard.remember(unheard, retention)
             raise
-        return new_token()
+        return self._tokens.take()
 
     def _give_back(self, claim: Claim, retention: float) -> Call:
         return Call(GIVE_BACK, self._key(claim.record.id), (claim.token, _milliseconds(retention)))
@@ -266,15 +267,13 @@ class RedisStore:
         return self._prefix + record_id.hex().encode()
 
 
-def new_token() -> bytes:
-    """What fences a claim: random, since a counter could come back after the record was purged."""
-    return secrets.token_bytes(16)
-
-
-def _about(claim: Claim) -> tuple[bytes, ...]:
+def _about(record: RecordKey, fingerprint: bytes, token: bytes) -> tuple[bytes, ...]:
     """What every record says of the claim that it was made for."""
-    record = claim.record
-    return claim.token, claim.fingerprint, _bytes(record.key), _bytes(record.method), _bytes(record.path)
+    return token, fingerprint, _bytes(record.key), _bytes(record.method), _bytes(record.path)
+
+
+def _about_claim(claim: Claim) -> tuple[bytes, ...]:
+    return _about(claim.record, claim.fingerprint, claim.token)
 
 
 def _is_claimed(reply: Any) -> bool:

@@ -71,9 +71,16 @@ class DirectRoute:
     def _exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands and read their replies, errors among them. A connection is reopened after any error."""
         connection = self._take()
+        replies: list[Any] = []
+        failed = False
         try:
             connection.send_packed_command([packed])
-            replies = [_read(connection) for _ in range(count)]
+            for _ in range(count):
+                try:
+                    replies.append(connection.read_response(disable_decoding=True))
+                except redis.ResponseError as error:
+                    replies.append(error)
+                    failed = failed or not isinstance(error, NoScriptError)
         except BaseException as error:
             # Else the reply that is still to come would be taken for that of the next call.
             self._give_up(connection)
@@ -81,7 +88,7 @@ class DirectRoute:
                 self.leave_server()  # what ended this one has probably ended them all
             raise
         # The pool disowns the connections to a server that Sentinel has replaced.
-        if any(map(_is_error, replies)) or not self._pool.owns_connection(connection):
+        if failed or not self._pool.owns_connection(connection):
             self._give_up(connection)
         else:
             self._at_hand.append((connection, monotonic()))
@@ -104,14 +111,3 @@ class DirectRoute:
 
     def _forget_connections(self) -> None:
         self._at_hand: list[tuple[Any, float]] = []
-
-
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except redis.ResponseError as error:
-        return error
-
-
-def _is_error(reply: Any) -> bool:
-    return isinstance(reply, redis.ResponseError) and not isinstance(reply, NoScriptError)

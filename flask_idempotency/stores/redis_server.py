@@ -20,8 +20,8 @@ T = TypeVar("T")
 #: How scripts reach the server.
 Route = DirectRoute | ClientRoute
 
-#: Seconds before the second and the third try of a call that the network failed.
-_PAUSES = (0.05, 0.2)
+#: Seconds to wait after each try of a call that the network failed; after the last, it is not tried again.
+_PAUSES = (0.05, 0.2, None)
 
 #: Seconds after which no further try begins: whoever waits for a request has waited long enough.
 _PATIENCE = 3.0
@@ -64,7 +64,7 @@ class RedisServer:
     def _persist(self, once: Callable[[Route], T]) -> T:
         """Try, and try again where the trouble may have passed."""
         began = time.monotonic()
-        for pause in (*_PAUSES, None):
+        for pause in _PAUSES:
             try:
                 route = self._route or self._open()
                 done = once(route)

@@ -10,4 +10,8 @@ def pack(parts: Sequence[bytes]) -> bytes:
 
 def pack_some(parts: Sequence[bytes]) -> bytes:
     """Some of the parts of a command."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+    lengths_and_parts: list[int | bytes] = []
+    for part in parts:
+        lengths_and_parts.append(len(part))
+        lengths_and_parts.append(part)
+    return b"$%d\r\n%b\r\n" * len(parts) % tuple(lengths_and_parts)

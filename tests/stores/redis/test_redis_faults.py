@@ -182,7 +182,7 @@ class TestTheWholeNetworkFails:
     def test_one_that_was_reset_while_it_lay_idle_is_seen_before_it_is_used(
         self, store: RedisStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_server, "_PAUSES", ())  # the first try is the last
+        monkeypatch.setattr(redis_server, "_PAUSES", (None,))  # the first try is the last
         must_claim(store)
         proxy.drop()
         with pytest.raises(StoreUnavailable):
@@ -195,7 +195,7 @@ class TestTheWholeNetworkFails:
     def test_of_many_that_were_reset_one_request_hears_of_it(
         self, store: RedisStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_server, "_PAUSES", ())
+        monkeypatch.setattr(redis_server, "_PAUSES", (None,))
         together = threading.Barrier(8)
 
         def ask(_: int) -> None:
