@@ -65,14 +65,7 @@ def read_namespace(app: Flask, given: str | None) -> str:
 
 def read_docs(config: Mapping[str, Any]) -> Docs:
     """Where the policies are documented."""
-    url, path = config.get(_DOCS_URL), config.get(_DOCS_PATH, DEFAULT_DOCS_PATH)
-    if path is not None and not (isinstance(path, str) and path.startswith("/") and _visible(path)):
-        raise PolicyError(f"{_DOCS_PATH} must be a path that starts with '/', or None, not {path!r}.")
-    if url is not None and not (
-        isinstance(url, str) and url.startswith(("/", "http://", "https://")) and _visible(url)
-    ):
-        raise PolicyError(f"{_DOCS_URL} must be a path that starts with '/', an http(s) URL, or None, not {url!r}.")
-    return Docs(url=url, path=path)
+    return Docs(url=config.get(_DOCS_URL), path=config.get(_DOCS_PATH, DEFAULT_DOCS_PATH))
 
 
 def _open(config: Mapping[str, Any], directory: str) -> Store:
@@ -93,8 +86,3 @@ def _as_given(config: Mapping[str, Any], given: Store) -> Store:
             f"{_DURABLE} is for stores that a URL names; the store that is given has an option of its own."
         )
     return given
-
-
-def _visible(text: str) -> bool:
-    """Whether `text` can stand in a header as it is: visible ASCII, nothing that closes a `<…>` reference."""
-    return all("!" <= char <= "~" for char in text) and not set('<>"') & set(text)

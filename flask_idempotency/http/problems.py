@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from werkzeug.http import HTTP_STATUS_CODES
 
+from ..engine.policy import PolicyError
+
 #: What the `type` of a problem starts with where nothing documents it.
 TYPE_PREFIX = "urn:flask-idempotency:"
 
@@ -23,11 +25,19 @@ _DRAFT = "https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-he
 class Docs:
     """Where the policies are documented: at `url`, if it is set, else at `path`, where the front end serves the page.
 
-    Both may be None. A path is the application's own, below where it is mounted.
+    Both may be None. A path is the application's own, below where it is mounted. Raises `PolicyError`.
     """
 
     url: str | None = None
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None and not _can_be_linked(self.path, "/"):
+            raise PolicyError(f"docs_path must be a path that starts with '/', or None, not {self.path!r}.")
+        if self.url is not None and not _can_be_linked(self.url, "/", "http://", "https://"):
+            raise PolicyError(
+                f"docs_url must be an http(s) URL, a path that starts with '/', or None, not {self.url!r}."
+            )
 
     def below(self, script_name: str) -> "Docs":
         """The same for an application that is mounted at `script_name`, the environ's `SCRIPT_NAME`."""
@@ -44,11 +54,22 @@ class Docs:
         return TYPE_PREFIX + slug if page is None else f"{page.partition('#')[0]}#{slug}"
 
 
+def _can_be_linked(target: object, *beginnings: str) -> bool:
+    """Whether it can stand in a `Link` as it is: visible ASCII, nothing that closes a `<…>` reference."""
+    return (
+        isinstance(target, str)
+        and target.startswith(beginnings)
+        and all("!" <= char <= "~" for char in target)
+        and not set('<>"') & set(target)
+    )
+
+
 # Bounded, since clients may have a say in where an application is mounted.
 @lru_cache(maxsize=256)
 def _below(docs: Docs, script_name: str) -> Docs:
     # Decoded as PEP 3333 has it; a header takes it only encoded.
-    mounted = quote(script_name.rstrip("/").encode("latin-1", "replace"), safe="/:@!$&'()*+,;=~")
+    place = script_name.strip("/").encode("latin-1", "replace")
+    mounted = "/" + quote(place, safe="/:@!$&'()*+,;=~") if place else ""
 
     def under(page: str | None) -> str | None:
         return mounted + page if page is not None and page.startswith("/") else page

@@ -6,10 +6,13 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request
 
 from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
+from flask_idempotency.engine.policy import VIEW_OPTIONS
 from flask_idempotency.engine.store import Store
 from flask_idempotency.stores import MemoryStore
 
 PAGE = "/.well-known/idempotency"
+
+NAMESPACE = "shop"
 
 FRONT_ENDS = ("hooks", "decorator", "middleware")
 
@@ -25,19 +28,25 @@ class Shop:
         app.config["PROPAGATE_EXCEPTIONS"] = False
         decorate: Callable[[Any], Any] = lambda view: view  # noqa: E731
         if front_end == "hooks":
-            Idempotency(app, store=self.store, policy=Policy(**options), observers=observers)
+            Idempotency(app, store=self.store, policy=Policy(**options), namespace=NAMESPACE, observers=observers)
         elif front_end == "decorator":
             # Nothing is covered but by the decorators.
-            idempotency = Idempotency(app, store=self.store, policy=Policy(methods=()), observers=observers)
-            decorate = idempotency.view(**({"methods": ("POST", "PATCH")} | options))
+            policy = Policy(methods=(), **{name: value for name, value in options.items() if name not in VIEW_OPTIONS})
+            idempotency = Idempotency(app, store=self.store, policy=policy, namespace=NAMESPACE, observers=observers)
+            decorate = idempotency.view(**{name: value for name, value in options.items() if name in VIEW_OPTIONS})
         for name in ("echo", "status", "error", "headers", "binary", "empty", "stream", "large", "upload"):
             view = decorate(getattr(self, name))
             app.add_url_rule(f"/{name}", name, view, methods=["GET", "POST", "PATCH", "PUT", "DELETE"])
         if front_end == "middleware":
             app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
-                app.wsgi_app, store=self.store, policy=Policy(**options), docs_path=PAGE, observers=observers
+                app.wsgi_app,
+                store=self.store,
+                policy=Policy(**options),
+                namespace=NAMESPACE,
+                docs_path=PAGE,
+                observers=observers,
             )
-        self.client = app.test_client()
+        self.client = app.test_client(use_cookies=False)
 
     def post(self, path: str = "/echo", key: str | None = "k", method: str = "POST", **request: Any) -> Any:
         """Ask, under a key unless it is None."""

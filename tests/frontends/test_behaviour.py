@@ -10,11 +10,14 @@ from freezegun import freeze_time
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import stream_encode_multipart
 
+from flask_idempotency.engine.digests import digest
 from flask_idempotency.engine.events import Event, Outcome
+from flask_idempotency.engine.policy import Policy
 from flask_idempotency.engine.records import RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
+from flask_idempotency.http.principal import caller_of
 from flask_idempotency.stores import EncryptedStore, MemoryStore
-from tests.frontends.builders import FRONT_ENDS, Shop
+from tests.frontends.builders import FRONT_ENDS, NAMESPACE, Shop
 
 
 @pytest.fixture(params=FRONT_ENDS)
@@ -91,11 +94,8 @@ BAD_KEYS = {
     "escape at the end": '"a\\"',
     "list": "a, b",
     "quoted list": '"a", "b"',
-    "parameters": "abc;p=1",
     "quoted parameters": '"abc";p=1',
     "inner list": '("a" "b")',
-    "two words": "a b",
-    "SQL": "'; DROP TABLE idempotency_records; --",
 }
 
 
@@ -119,6 +119,10 @@ GOOD_KEYS = [
     "../../etc/passwd",
     '"; DROP TABLE idempotency_records; --"',
     '"a, b;c \\" \\\\"',
+    "'; DROP TABLE idempotency_records; --",
+    "two words",
+    "abc;p=1",
+    "back\\slash",
     "aGk=+/",
     "!",
 ]
@@ -147,13 +151,26 @@ def test_another_request_under_the_key_is_refused(shop: Shop, change: dict[str, 
     assert len(shop.runs) == 1
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 206, 299])
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299, 301, 302, 303])
 def test_success_is_kept(shop: Shop, status: int) -> None:
-    assert [shop.post(f"/status?status={status}").text for _ in range(2)] == ["run 1", "run 1"]
+    answers = [shop.post(f"/status?status={status}") for _ in range(2)]
+    assert [answer.text for answer in answers] == ["" if status == 204 else "run 1"] * 2
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
+    assert len(shop.runs) == 1
 
 
 @pytest.mark.parametrize(
-    "query", ["status=302", "status=400", "status=401", "status=429", "status=500", "status=404&abort=1"]
+    "query",
+    [
+        "status=304",
+        "status=307",
+        "status=308",
+        "status=400",
+        "status=401",
+        "status=429",
+        "status=500",
+        "status=404&abort=1",
+    ],
 )
 def test_anything_else_gives_the_key_back(shop: Shop, query: str) -> None:
     assert {shop.post(f"/status?{query}").status_code for _ in range(3)} == {int(query[7:10])}
@@ -231,11 +248,10 @@ def test_retention_is_the_policys(front_end: str, clock: Any) -> None:
     assert shop.post().json["run"] == 2
 
 
-def record_of(key: str) -> RecordKey:
-    """The record of an anonymous caller."""
-    from flask_idempotency.http.principal import _NOBODY
-
-    return RecordKey.of(_NOBODY, key)
+def record_of(key: str) -> bytes:
+    """The id of the record of an anonymous caller."""
+    anonymous = caller_of({}, NotImplemented, Policy()).principal
+    return RecordKey.of(anonymous, key, namespace=digest(NAMESPACE.encode())).id
 
 
 class Paused:
@@ -301,12 +317,13 @@ def test_a_lapsed_claim_is_rerun_and_its_holder_is_fenced(front_end: str) -> Non
     store = MemoryStore()
     shop = Shop(front_end, store)
     paused = Paused(shop, data="a")
-    store._records[record_of("k").id].lease_ends = 0.0
+    store._records[record_of("k")].lease_ends = 0.0
     assert shop.slug(shop.post(data="b")) == "idempotency-key-reused"
     winner = shop.post(data="a")
     assert winner.status_code == 201
     fenced = paused.finish()
-    assert (fenced.status_code, shop.slug(fenced)) == (409, "claim-fenced")
+    assert (fenced.status_code, shop.slug(fenced)) == (409, "claim-lost")
+    assert fenced.headers["Retry-After"] == "1"
     assert shop.post(data="a").data == winner.data
 
 
@@ -314,7 +331,7 @@ def test_a_lapse_is_refused_where_the_policy_says_so(front_end: str) -> None:
     store = MemoryStore()
     shop = Shop(front_end, store, on_lapse="refuse")
     paused = Paused(shop, data="a")
-    store._records[record_of("k").id].lease_ends = 0.0
+    store._records[record_of("k")].lease_ends = 0.0
     refused = shop.post(data="a")
     assert (refused.status_code, shop.slug(refused)) == (409, "outcome-unknown")
     assert shop.slug(shop.post(data="b")) == "idempotency-key-reused"
@@ -324,7 +341,7 @@ def test_a_lapse_is_refused_where_the_policy_says_so(front_end: str) -> None:
 
 def test_a_stream_is_kept_once_it_has_ended_whole(shop: Shop) -> None:
     first = shop.post("/stream")
-    assert shop.slug(shop.post("/stream")) == "response-not-kept"
+    assert shop.slug(shop.post("/stream")) == "request-in-progress"
     assert first.data == b"0123456789"
     assert shop.post("/stream").data == b"0123456789"
     assert len(shop.runs) == 1
@@ -421,7 +438,7 @@ def test_an_answer_that_cannot_be_kept_is_sent_and_kept_as_soon_as_it_can(front_
     store.lost = True
     first = paused.finish()
     assert first.status_code == 201
-    assert shop.slug(shop.post()) == "store-unavailable"
+    assert shop.slug(shop.post()) == "request-in-progress"
     store.lost = False
     # Nobody has to wait for the background: the process that knows the answer keeps it before it is asked for.
     assert shop.post().data == first.data
@@ -443,6 +460,116 @@ def test_the_policy_says_who_the_principal_is(front_end: str, principal: Any) ->
         for token in ("1", "2"):  # refreshed between two attempts: the same principal
             shop.post(headers={"X-User": user, "Authorization": f"Bearer {token}"})
     assert len(shop.runs) == 2
+
+
+@pytest.mark.parametrize("principal", [["X-User"], ["cookie:user"], lambda request: request.cookies.get("user")])
+def test_whom_the_policys_principal_does_not_name_is_anonymous_and_its_cookies_do_not_count(
+    front_end: str, principal: Any
+) -> None:
+    shop = Shop(front_end, principal=principal)
+    for cookie in ("a=1", "a=2"):
+        assert shop.post(headers={"Cookie": cookie}).json["run"] == 1
+    assert shop.post(headers={"Cookie": "user=7", "X-User": "7"}).json["run"] == 2
+
+
+def test_callers_that_need_no_telling_apart_share_their_keys(front_end: str) -> None:
+    shop = Shop(front_end, principal=None)
+    callers = [{}, {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}, {"Cookie": "a=1"}, {"Cookie": "a=2"}]
+    assert {shop.post(headers=headers).json["run"] for headers in callers} == {1}
+
+
+def test_the_host_that_was_asked_for_counts(shop: Shop) -> None:
+    def ask(base_url: str) -> Any:
+        return shop.post(base_url=base_url)
+
+    first, same, other = (ask(f"http://{host}") for host in ("shop.example", "SHOP.example:80", "other.example"))
+    assert first.status_code == 201
+    assert same.data == first.data
+    assert shop.slug(other) == "idempotency-key-reused"
+
+
+def test_a_callable_of_the_policy_says_what_a_request_asks_for(front_end: str) -> None:
+    shop = Shop(front_end, fingerprint=lambda request: request.get_json()["order"])
+    first, same, other = (shop.post(json={"order": order, "n": n}) for order, n in ((1, 1), (1, 2), (2, 3)))
+    assert first.json["body"] == '{"n": 1, "order": 1}'
+    assert same.data == first.data
+    assert shop.slug(other) == "idempotency-key-reused"
+
+
+def test_a_refusal_may_be_dressed_and_a_replay_is_none(front_end: str) -> None:
+    def dress(problem: Any, response: Any) -> Any:
+        response.headers["X-Problem"] = f"{problem.slug} {problem.status} {problem.title}"
+        return response
+
+    shop = Shop(front_end, refusal=dress)
+    refused = shop.post(key=None)
+    assert refused.headers["X-Problem"] == "idempotency-key-missing 400 An idempotency key is required"
+    assert shop.slug(refused) == "idempotency-key-missing"
+    assert not any("X-Problem" in shop.post().headers for _ in range(2))
+
+
+def test_a_refusal_whose_dress_fails_goes_out_as_it_is(front_end: str) -> None:
+    for dress in (lambda problem, response: 1 / 0, lambda problem, response: "no response"):
+        shop = Shop(front_end, refusal=dress)
+        assert shop.slug(shop.post(key=None)) == "idempotency-key-missing"
+        assert shop.runs == []
+
+
+def test_a_refusal_names_the_record_that_stands_behind_it(shop: Shop) -> None:
+    shop.post(data="a")
+    assert shop.post(data="b").json["instance"] == f"urn:flask-idempotency:record:{record_of('k').hex()}"
+    assert "instance" not in shop.post(key=None).json
+
+
+def test_a_missing_key_is_told_whatever_the_state_of_the_store(front_end: str) -> None:
+    store = LostStore()
+    store.lost = True
+    for on_store_error in ("refuse", "run"):
+        shop = Shop(front_end, store, on_store_error=on_store_error)
+        assert shop.slug(shop.post(key=None)) == "idempotency-key-missing"
+        assert shop.slug(shop.post(key="a,b")) == "idempotency-key-malformed"
+
+
+@pytest.mark.parametrize("query", ["/error", "/status?status=500"])
+def test_an_error_leaves_the_outcome_unknown_where_the_policy_refuses_doubt(front_end: str, query: str) -> None:
+    shop = Shop(front_end, on_error="refuse")
+    assert shop.post(query).status_code == 500
+    refused = shop.post(query)
+    assert (refused.status_code, shop.slug(refused)) == (409, "outcome-unknown")
+    assert "Retry-After" not in refused.headers
+    assert len(shop.runs) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+def test_a_refusal_of_the_handlers_own_is_no_doubt(front_end: str, status: int) -> None:
+    shop = Shop(front_end, on_error="refuse")
+    assert [shop.post(f"/status?status={status}").status_code for _ in range(2)] == [status] * 2
+    assert len(shop.runs) == 2
+
+
+@pytest.mark.parametrize("status", [401, 407, 408, 425, 429, 503])
+def test_keep_all_keeps_nothing_that_asks_to_come_again(front_end: str, status: int) -> None:
+    shop = Shop(front_end, keep="all")
+    assert {shop.post(f"/status?status={status}").text for _ in range(2)} == {"run 1", "run 2"}
+
+
+def test_an_answer_that_cannot_be_kept_is_withheld_where_the_policy_says_so(front_end: str) -> None:
+    store = LostStore()
+    shop = Shop(front_end, store, on_completion_error="refuse")
+    paused = Paused(shop)
+    store.lost = True
+    answer = paused.finish()
+    assert (answer.status_code, shop.slug(answer)) == (503, "store-unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    store.lost = False
+    assert shop.post().headers["Idempotent-Replayed"] == "true"
+
+
+def test_more_than_may_wait_are_told_to_come_again(front_end: str) -> None:
+    shop = Shop(front_end, wait=20, max_waiters=0)
+    paused = Paused(shop)
+    assert shop.slug(shop.post()) == "request-in-progress"
+    paused.finish()
 
 
 def test_the_key_may_stand_in_the_body(front_end: str) -> None:
@@ -488,18 +615,20 @@ def test_another_form_is_another_request(shop: Shop, other: dict[str, Any]) -> N
         (b"x", "multipart/form-data"),
     ],
 )
-def test_a_malformed_multipart_body_is_refused(shop: Shop, body: bytes, content_type: str) -> None:
-    answer = shop.post("/upload", data=body, content_type=content_type)
-    assert (answer.status_code, shop.slug(answer)) == (400, "request-body-malformed")
-    assert shop.runs == []
-    assert shop.store._records == {}  # type: ignore[attr-defined]
+def test_a_malformed_multipart_body_is_the_handlers_and_counts_by_its_bytes(
+    shop: Shop, body: bytes, content_type: str
+) -> None:
+    answers = [shop.post("/binary", data=body, content_type=content_type) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert shop.runs == ["binary"]
+    assert shop.slug(shop.post("/binary", data=body + b"x", content_type=content_type)) == "idempotency-key-reused"
 
 
 @pytest.mark.parametrize("length", ["5", "99999999", "-1", "abc", "1e3"])
 def test_a_content_length_that_lies_is_refused(shop: Shop, length: str) -> None:
     environ = {"CONTENT_LENGTH": length, "wsgi.input": io.BytesIO(b"abc"), "HTTP_IDEMPOTENCY_KEY": "k"}
     answer = shop.client.open("/echo", method="POST", environ_overrides=environ)
-    assert (answer.status_code, shop.slug(answer)) == (400, "request-body-malformed")
+    assert (answer.status_code, shop.slug(answer)) == (400, "body-incomplete")
     assert shop.store._records == {}  # type: ignore[attr-defined]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from flask import Blueprint, Flask, jsonify, request, send_file
 from flask.views import MethodView, View
 
-from flask_idempotency import Idempotency, Policy
+from flask_idempotency import Idempotency, IdempotencyMiddleware, Policy
 from flask_idempotency.engine.events import Event
-from flask_idempotency.engine.policy import PolicyError
+from flask_idempotency.engine.policy import OPTIONS, VIEW_OPTIONS, PolicyError
 from flask_idempotency.extension import signals
 from flask_idempotency.stores import MemoryStore
 
@@ -169,13 +170,13 @@ def test_class_based_views_can_be_decorated_whole_or_by_method() -> None:
 
     class Whole(View):
         methods = ["POST"]
-        decorators = [idempotency.view(methods=["POST"])]
+        decorators = [idempotency.view()]
 
         def dispatch_request(self) -> Any:
             return whole()
 
     class One(MethodView):
-        @idempotency.view(methods=["POST"])
+        @idempotency.view()
         def post(self) -> Any:
             return one()
 
@@ -311,6 +312,9 @@ def test_signals_tell_what_happened() -> None:
 
 WRONG = {
     "lease": [0, -1, "30", True, float("inf"), None],
+    "max_run": [0, -1, "long", True],
+    "max_waiters": [-1, 1.5, "4", True],
+    "spool_bytes": [-1, 1.5, "1 MiB", True],
     "retention": [0, -1, "day", timedelta(0)],
     "wait": [-1, "long"],
     "max_response_bytes": [-1, 1.5, "1 MiB", True],
@@ -321,13 +325,18 @@ WRONG = {
     "keep": ["failures", 200],
     "keep_request": ["yes"],
     "on_lapse": ["repeat", None],
+    "on_error": ["ignore", None],
+    "on_completion_error": ["ignore", None],
     "on_conflict": ["ignore"],
     "on_store_error": ["ignore"],
-    "fingerprint": ["body"],
+    "fingerprint": ["body", None],
     "header": ["", "Bad Header", 7, "caf\xe9"],
-    "principal": ["X-User", [], [7], 7],
+    "principal": ["X-User", [], [7], 7, ["cookie:"], ["a header"]],
     "key_from": ["id"],
-    "docs_url": ["docs", 7, "/a b", "/x>"],
+    "docs_url": ["docs", 7, "/a b", "/x>", "ftp://docs.example/", "/caf\xe9"],
+    "docs_path": ["docs", 7, "/a b", "/x>", "https://docs.example/"],
+    "durable_claims": ["yes"],
+    "refusal": ["no"],
     "keep_cookies": ["no"],
 }
 
@@ -337,11 +346,15 @@ def test_a_nonsensical_value_raises_where_it_is_written(option: str, value: Any)
     _, idempotency = make()
     app = Flask(__name__)
     app.config[f"IDEMPOTENCY_{option.upper()}"] = value
-    for write in (
-        lambda: Policy(**{option: value}),
-        lambda: idempotency.view(**{option: value}),
-        lambda: Idempotency(app, store=MemoryStore()),
-    ):
+    writes: list[Callable[[], object]] = [lambda: Idempotency(app, store=MemoryStore())]
+    if option in OPTIONS:
+        writes.append(lambda: Policy(**{option: value}))
+    if option in VIEW_OPTIONS:
+        writes.append(lambda: idempotency.view(**{option: value}))
+    if option in ("docs_url", "docs_path"):
+        options: dict[str, Any] = {option: value}
+        writes.append(lambda: IdempotencyMiddleware(app.wsgi_app, store=MemoryStore(), **options))
+    for write in writes:
         with pytest.raises(PolicyError, match=rf"^{option} must be .*, not ") as raised:
             write()
         assert isinstance(raised.value, ValueError)
@@ -365,16 +378,31 @@ def test_durations_may_be_timedeltas() -> None:
     assert (policy.retention, policy.lease, policy.wait) == (3600.0, 5.0, 0.0)
 
 
-def test_configuration_goes_over_the_policy_and_the_view_over_both() -> None:
-    app, idempotency = make({"IDEMPOTENCY_LEASE": 20, "IDEMPOTENCY_WAIT": 1}, policy=Policy(lease=10, retention=99))
-    policy = app.extensions["idempotency"].policy
-    assert (policy.lease, policy.wait, policy.retention) == (20, 1, 99)
+@pytest.mark.parametrize("option", ["strict", "header", "methods", "max_waiters", "spool_bytes"])
+def test_what_is_the_applications_no_view_has_of_its_own(option: str) -> None:
+    _, idempotency = make()
+    with pytest.raises(PolicyError, match=f"There is no option '{option}'"):
+        idempotency.view(**{option: getattr(Policy(), option)})
+
+
+def test_the_policy_is_given_in_code_or_in_the_configuration_and_not_in_both() -> None:
+    with pytest.raises(PolicyError, match="IDEMPOTENCY_LEASE, IDEMPOTENCY_WAIT, too: one place decides"):
+        make({"IDEMPOTENCY_LEASE": 20, "IDEMPOTENCY_WAIT": 1}, policy=Policy(retention=99))
+    app, _ = make({"IDEMPOTENCY_NAMESPACE": "shop", "IDEMPOTENCY_DOCS_PATH": None}, policy=Policy(retention=99))
+    assert app.extensions["idempotency"].policy.retention == 99
+
+
+@pytest.mark.parametrize(
+    "place", [{"policy": Policy(lease=10, wait=1)}, {"config": {"IDEMPOTENCY_LEASE": 10, "IDEMPOTENCY_WAIT": 1}}]
+)
+def test_the_view_goes_over_the_application_and_that_over_the_defaults(place: dict[str, Any]) -> None:
+    app, idempotency = make(**place)
     leases = []
     app.add_url_rule(
         "/", "index", idempotency.view(lease=5)(lambda: str(leases.append(_lease(idempotency)))), methods=["POST"]
     )
     post(app, "/")
-    assert leases == [(5, 1, 99)]
+    assert leases == [(5, 1, 24 * 60 * 60)]
 
 
 def _lease(idempotency: Idempotency) -> tuple[float, float, float]:
@@ -395,40 +423,43 @@ def test_the_policy_page_speaks_html_to_people_and_json_to_programs() -> None:
     app, idempotency = make({"IDEMPOTENCY_RETENTION": 3600})
     app.add_url_rule("/reports", "reports", idempotency.view(wait=7)(lambda: "ok"), methods=["POST"])
     client = app.test_client()
-    page = client.get("/idempotency-policy", headers={"Accept": "text/html,*/*;q=0.8"})
+    page = client.get("/.well-known/idempotency", headers={"Accept": "text/html,*/*;q=0.8"})
     assert page.content_type == "text/html; charset=utf-8"
     assert "<h1>Idempotency policy</h1>" in page.text
     assert "3600" in page.text
-    document = client.get("/idempotency-policy", headers={"Accept": "application/json"})
+    document = client.get("/.well-known/idempotency", headers={"Accept": "application/json"})
     assert document.headers["Vary"] == "Accept"
     default, reports = document.json["policies"]
     assert (default["paths"], default["retention_seconds"], default["wait_seconds"]) == ("all others", 3600, 0)
     assert (reports["paths"], reports["retention_seconds"], reports["wait_seconds"]) == (["/reports"], 3600, 7)
-    assert {"type": "urn:flask-idempotency:idempotency-key-missing", "status": 400}.items() <= document.json[
-        "problems"
-    ][0].items()
+    problem = {"type": "/.well-known/idempotency#idempotency-key-missing", "status": 400}
+    assert problem.items() <= document.json["problems"][0].items()
 
 
 @pytest.mark.parametrize(
-    ("url", "link", "served"),
+    ("url", "path", "link"),
     [
-        ("/docs/retries", '</docs/retries>; rel="describedby"', "/docs/retries"),
-        ("https://docs.example/retries", '<https://docs.example/retries>; rel="describedby"', None),
-        (None, None, None),
+        (None, "/docs/retries", "/docs/retries"),
+        ("https://docs.example/retries", "/retries", "https://docs.example/retries"),
+        ("/by-hand", None, "/by-hand"),
+        (None, None, "https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"),
     ],
 )
-def test_the_policy_page_can_be_moved_and_turned_off(url: str | None, link: str | None, served: str | None) -> None:
-    app, _ = make({"IDEMPOTENCY_DOCS_URL": url})
+def test_the_policy_page_can_be_moved_and_turned_off(url: str | None, path: str | None, link: str) -> None:
+    app, _ = make({"IDEMPOTENCY_DOCS_URL": url, "IDEMPOTENCY_DOCS_PATH": path})
     app.add_url_rule("/", "index", lambda: "ok", methods=["POST"])
     client = app.test_client()
-    assert client.post("/").headers.get("Link") == link
-    assert client.get("/idempotency-policy").status_code == 404
-    if served:
-        assert client.get(served).status_code == 200
+    refused = client.post("/")
+    assert refused.headers["Link"] == f'<{link}>; rel="describedby"'
+    documented = link if url or path else "urn:flask-idempotency:"
+    assert refused.json["type"] == documented + ("#" if url or path else "") + "idempotency-key-missing"
+    assert client.get("/.well-known/idempotency").status_code == 404
+    if path:
+        assert client.get(path).status_code == 200
 
 
 def test_the_link_follows_where_the_application_is_mounted() -> None:
     app, _ = make()
     app.add_url_rule("/", "index", lambda: "ok", methods=["POST"])
     refused = app.test_client().post("/", base_url="http://localhost/shop")
-    assert refused.headers["Link"] == '</shop/idempotency-policy>; rel="describedby"'
+    assert refused.headers["Link"] == '</shop/.well-known/idempotency>; rel="describedby"'

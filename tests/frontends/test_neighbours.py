@@ -257,17 +257,6 @@ def test_a_hook_that_reads_the_body_first_takes_nothing_from_the_view(make: Any,
     assert client.post("/orders", data={"a": "2"}, headers=KEY).status_code == 422
 
 
-def test_a_session_cookie_without_a_principal_warns_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
-    app, _ = make(lambda app: None)
-    app.add_url_rule("/orders", "order", lambda: "ok", methods=["POST"])
-    client = app.test_client()
-    client.set_cookie("session", "x")
-    for _ in range(2):
-        client.post("/orders", headers=KEY)
-    (warning,) = [record for record in caplog.records if record.name == "flask_idempotency"]
-    assert "IDEMPOTENCY_PRINCIPAL" in warning.getMessage()
-
-
 def test_a_body_over_the_applications_limit_stays_413_and_leaves_no_claim(make: Any) -> None:
     app, idempotency = make(lambda app: app.config.update(MAX_CONTENT_LENGTH=100))
     app.add_url_rule("/orders", "order", lambda: "ok", methods=["POST"])

@@ -81,6 +81,8 @@ def test_an_address_that_leads_to_a_place_already_is_not_given_a_second_one() ->
         ("", "/rules", "/rules"),
         ("/shop", "/rules", "/shop/rules"),
         ("/shop/", "/rules", "/shop/rules"),
+        ("//shop", "/rules", "/shop/rules"),  # else it would be another host's
+        ("/", "/rules", "/rules"),
         ("/shop", "https://docs.example/rules", "https://docs.example/rules"),
         ("/shop", None, None),
         # As PEP 3333 decodes it; raw, it could close the reference, or be no header at all.
@@ -92,4 +94,5 @@ def test_a_path_is_below_where_the_application_is_mounted(
     script_name: str, page: str | None, target: str | None
 ) -> None:
     assert Docs(url=page).below(script_name).link == (target or DRAFT)
-    assert Docs(path=page).below(script_name).link == (target or DRAFT)
+    if not page or page.startswith("/"):
+        assert Docs(path=page).below(script_name).link == (target or DRAFT)
