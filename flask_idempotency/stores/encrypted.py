@@ -44,6 +44,12 @@ class EncryptedStore:
     def __repr__(self) -> str:
         return f"EncryptedStore({self._inner!r})"
 
+    @property
+    def sqlite_path(self) -> str | None:
+        """That of the store within, if it has one."""
+        path: str | None = getattr(self._inner, "sqlite_path", None)
+        return path
+
     def claim(
         self,
         record: RecordKey,

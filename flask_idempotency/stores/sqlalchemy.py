@@ -86,6 +86,12 @@ class SQLAlchemyStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.table.name}>"
 
+    @property
+    def sqlite_path(self) -> str | None:
+        """The SQLite file that the records are in, once it is known: it has one writer. None elsewhere."""
+        engine = self._engine
+        return engine.url.database if engine is not None and engine.dialect.name == "sqlite" else None
+
     def claim(
         self,
         record: RecordKey,

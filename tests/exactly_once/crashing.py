@@ -1,13 +1,14 @@
 """A process that serves one request and is killed at a given instant: `python -m tests.exactly_once.crashing …`.
 
-The last argument names the boundary at which the process kills itself; "none" lets it answer. Prints the answer.
+The third argument names how the view ends, the last the boundary at which the process kills itself; "none" lets it
+answer. Prints the answer.
 """
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask_idempotency.engine.engine import Engine
@@ -18,7 +19,7 @@ from tests.exactly_once.shop import Shop
 
 LEASE = 0.5
 
-#: In the order in which a request passes them.
+#: In the order in which any request passes them.
 BOUNDARIES = (
     "after the claim",
     "after the flush",
@@ -29,15 +30,24 @@ BOUNDARIES = (
 )
 
 #: Those after which the rows stand.
-COMMITTED = BOUNDARIES[4:]
+COMMITTED = (*BOUNDARIES[4:], "after the first byte")
+
+#: How a view may end that leaves its rows: by an answer that is kept, by one that is not, by one that streams.
+ENDINGS = ("kept", "not kept", "streamed")
+
+# Until the view has ended, it does not matter how it will.
+CROSSINGS = (
+    *(("kept", boundary) for boundary in BOUNDARIES),
+    *(("not kept", boundary) for boundary in BOUNDARIES[3:]),
+    *(("streamed", boundary) for boundary in (*BOUNDARIES[3:], "after the first byte")),
+)
+
+#: What writes the end of the record, before the first byte is sent.
+_LAST_WRITE = {"kept": "complete", "not kept": "release", "streamed": "answering"}
 
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_before(owner: type, name: str) -> None:
-    setattr(owner, name, lambda *args, **kwargs: die())
 
 
 def die_after(owner: type, name: str) -> None:
@@ -50,28 +60,41 @@ def die_after(owner: type, name: str) -> None:
     setattr(owner, name, then_die)
 
 
-def serve(database_url: str, store_url: str, boundary: str) -> dict[str, Any]:
+def serve(database_url: str, store_url: str, ending: str, boundary: str) -> dict[str, Any]:
     shop = Shop(database_url, open_store(store_url), fresh=False, lease=LEASE)
 
-    def view() -> Any:
-        if boundary == "after the claim":
+    def reached(here: str) -> None:
+        if here == boundary:
             die()
+
+    def view() -> Any:
+        attempt = shop.idempotency.attempt
+        assert attempt is not None
+        reached("after the claim")
         for item in ("book", "pen"):
             shop.db.session.add(shop.Order(item=item))
         shop.db.session.flush()
-        if boundary == "after the flush":
-            die()
+        reached("after the flush")
         shop.db.session.commit()
-        if boundary == "after the view's commit":
-            die()
-        return {"ordered": 2}, 201
+        reached("after the view's commit")
+        seen = json.dumps({"ordered": 2, "lapsed": attempt.lapsed})
+        if ending == "streamed":
+            return shop.app.response_class(stream(seen), 201, mimetype="application/json")
+        return shop.app.response_class(seen, 201 if ending == "kept" else 402, mimetype="application/json")
 
-    if boundary == "before the outer commit":
-        die_after(Proofs, "add")
+    def stream(text: str) -> Iterator[str]:
+        yield text[:5]
+        reached("after the first byte")
+        yield text[5:]
+
+    if boundary == "after the hold":
+        die_after(Proofs, "hold")
+    elif boundary == "before the outer commit":
+        die_after(Proofs, "end")
     elif boundary == "after the outer commit":
         die_after(OuterTransaction, "commit")
     elif boundary == "before the first byte":
-        die_after(Engine, "complete")
+        die_after(Engine, _LAST_WRITE[ending])
     shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
     answer = shop.app.test_client().post("/orders", headers={"Idempotency-Key": "order-1"})
     return {"status": answer.status_code, "json": answer.json, "replayed": "Idempotent-Replayed" in answer.headers}

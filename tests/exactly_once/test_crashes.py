@@ -15,16 +15,18 @@ from sqlalchemy.exc import OperationalError
 
 from flask_idempotency.exactly_once.joined import OuterTransaction
 from flask_idempotency.stores import MemoryStore, SQLiteStore
-from tests.exactly_once.crashing import BOUNDARIES, COMMITTED, LEASE
+from tests.exactly_once.crashing import COMMITTED, CROSSINGS, LEASE
 from tests.exactly_once.shop import Shop
 from tests.proxies import Proxy, Trouble
 
 ROOT = Path(__file__).parents[2]
 
 
-def serve_in_a_process(database_url: str, store_url: str, boundary: str) -> subprocess.CompletedProcess[str]:
+def serve_in_a_process(
+    database_url: str, store_url: str, ending: str, boundary: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.exactly_once.crashing", database_url, store_url, boundary],
+        [sys.executable, "-m", "tests.exactly_once.crashing", database_url, store_url, ending, boundary],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -32,30 +34,70 @@ def serve_in_a_process(database_url: str, store_url: str, boundary: str) -> subp
     )
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES)
+def kill_at(boundary: str, database_url: str, store_url: str, ending: str) -> None:
+    killed = serve_in_a_process(database_url, store_url, ending, boundary)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+ORDERED = ["book", "pen"]
+
+
+@pytest.mark.parametrize(("ending", "boundary"), CROSSINGS)
 def test_killed_at_any_instant_rows_and_answer_are_both_there_or_both_absent(
-    database_url: str, tmp_path: Path, boundary: str
+    database_url: str, tmp_path: Path, ending: str, boundary: str
 ) -> None:
     store_url = f"sqlite:///{tmp_path / 'idempotency.db'}"
     shop = Shop(database_url, SQLiteStore(tmp_path / "idempotency.db"))
-    killed = serve_in_a_process(database_url, store_url, boundary)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = boundary in COMMITTED
-    assert (shop.items(), shop.proofs()) == ((["book", "pen"], 1) if done else ([], 0))
-    heard = ask_until_answered(database_url, store_url)
-    assert (heard["status"], heard["json"], heard["replayed"]) == (201, {"ordered": 2}, done)
-    assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+    kill_at(boundary, database_url, store_url, ending)
+    committed = boundary in COMMITTED
+    kind = "released" if ending == "not kept" else "done"
+    assert (shop.items(), shop.kinds()) == ((ORDERED, [kind]) if committed else ([], []))
+    heard = ask_until_answered(database_url, store_url, ending)
+    if ending == "not kept":
+        # It ended, so the next runs afresh; what died before its end is seen to have lapsed.
+        assert (heard["status"], heard["json"]) == (402, {"ordered": 2, "lapsed": not committed})
+        assert (shop.items(), shop.kinds()) == (sorted(ORDERED * (2 if committed else 1)), ["released"])
+        return
+    if ending == "streamed" and committed:
+        assert (heard["status"], kind_of(heard["json"])) == (409, "response-not-kept")
+    else:
+        assert (heard["status"], heard["replayed"]) == (201, committed)
+        assert heard["json"] == {"ordered": 2, "lapsed": not committed}
+    assert (shop.items(), shop.kinds()) == (ORDERED, ["done"])
 
 
-def ask_until_answered(database_url: str, store_url: str) -> dict[str, Any]:
+@pytest.mark.parametrize("ending", ["kept", "not kept"])
+def test_an_attempt_that_takes_over_may_be_killed_as_well(database_url: str, tmp_path: Path, ending: str) -> None:
+    store_url = f"sqlite:///{tmp_path / 'idempotency.db'}"
+    shop = Shop(database_url, SQLiteStore(tmp_path / "idempotency.db"))
+    kill_at("after the view's commit", database_url, store_url, ending)
+    for boundary in ("after the hold", "before the outer commit"):
+        time.sleep(LEASE * 1.5)
+        kill_at(boundary, database_url, store_url, ending)
+        assert (shop.items(), shop.kinds()) == ([], ["held"])
+    time.sleep(LEASE * 1.5)
+    kill_at("after the outer commit", database_url, store_url, ending)
+    assert (shop.items(), shop.kinds()) == (ORDERED, ["done" if ending == "kept" else "released"])
+    heard = ask_until_answered(database_url, store_url, ending)
+    # What the last of them has said is what is heard again, or that it ended is known.
+    assert heard["json"] == {"ordered": 2, "lapsed": ending == "kept"}
+    assert (shop.items(), shop.kinds()) == (
+        (ORDERED, ["done"]) if ending == "kept" else (sorted(ORDERED * 2), ["released"])
+    )
+
+
+def kind_of(problem: Any) -> str:
+    return str(problem["type"]).rpartition("#")[2]
+
+
+def ask_until_answered(database_url: str, store_url: str, ending: str) -> dict[str, Any]:
     """What a client hears that asks again until the claim of the dead process has lapsed."""
     for _ in range(20):
-        asked = serve_in_a_process(database_url, store_url, "none")
+        asked = serve_in_a_process(database_url, store_url, ending, "none")
         assert asked.returncode == 0, asked.stderr
         heard: dict[str, Any] = json.loads(asked.stdout)
-        if heard["status"] != 409:
+        if heard["status"] != 409 or kind_of(heard["json"]) != "request-in-progress":
             return heard
-        assert heard["json"]["type"].endswith(":request-in-progress")
         time.sleep(LEASE / 4)
     raise AssertionError("the claim of a dead process did not lapse")
 
@@ -74,8 +116,11 @@ CUT = {
 }
 
 
+@pytest.mark.parametrize("status", [201, 402])
 @pytest.mark.parametrize("boundary", ["after the flush", "after the view's commit", "before the outer commit"])
-def test_a_connection_lost_before_the_commit_leaves_nothing_and_the_retry_runs(server_url: str, boundary: str) -> None:
+def test_a_connection_lost_before_the_commit_leaves_nothing_and_the_retry_runs(
+    server_url: str, boundary: str, status: int
+) -> None:
     shop = Shop(server_url, MemoryStore())
     cut_now = make_cutter(shop)
     cuts: list[str] = []
@@ -91,7 +136,7 @@ def test_a_connection_lost_before_the_commit_leaves_nothing_and_the_retry_runs(s
         cut("after the flush")
         shop.db.session.commit()
         cut("after the view's commit")
-        return {"ordered": 2}, 201
+        return {"ordered": 2}, status
 
     leave = OuterTransaction.leave
 
@@ -107,9 +152,9 @@ def test_a_connection_lost_before_the_commit_leaves_nothing_and_the_retry_runs(s
         lost = client.post("/orders", headers={"Idempotency-Key": "order-1"})
     assert cuts == [boundary]
     assert lost.status_code == 500
-    assert (shop.items(), shop.proofs()) == ([], 0)
+    assert (shop.items(), shop.kinds()) == ([], [])
     assert client.post("/orders", headers={"Idempotency-Key": "order-1"}).json == {"ordered": 2}
-    assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+    assert (shop.items(), shop.kinds()) == (["book", "pen"], ["done" if status == 201 else "released"])
 
 
 def make_cutter(shop: Shop) -> Callable[[], None]:
@@ -132,7 +177,8 @@ def cut_connection(shop: Shop, connection: Any, boundary: str, cuts: list[str]) 
         other.execute(text(end.format(number)))
 
 
-def test_a_commit_whose_reply_is_lost_is_found_to_stand(database_url: str) -> None:
+@pytest.mark.parametrize("status", [201, 402])
+def test_a_commit_whose_reply_is_lost_is_found_to_stand(database_url: str, status: int) -> None:
     shop = Shop(database_url, MemoryStore())
     commit = OuterTransaction.commit
 
@@ -146,26 +192,30 @@ def test_a_commit_whose_reply_is_lost_is_found_to_stand(database_url: str) -> No
         runs.append(None)
         shop.db.session.add_all([shop.Order(item="book"), shop.Order(item="pen")])
         shop.db.session.commit()
-        return {"ordered": 2}, 201
+        return {"ordered": len(runs)}, status
 
     shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
     client = shop.app.test_client()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OuterTransaction, "commit", commit_and_lose_the_reply)
         first = client.post("/orders", headers={"Idempotency-Key": "order-1"})
+    assert (first.status_code, first.json, len(runs)) == (status, {"ordered": 1}, 1)
+    assert "Idempotent-Replayed" not in first.headers
     again = client.post("/orders", headers={"Idempotency-Key": "order-1"})
-    assert (first.status_code, first.json) == (again.status_code, again.json) == (201, {"ordered": 2})
-    assert len(runs) == 1
-    assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+    assert (again.status_code, again.json) == (status, {"ordered": 1 if status == 201 else 2})
+    assert (shop.items(), shop.kinds()) == (
+        (ORDERED, ["done"]) if status == 201 else (sorted(ORDERED * 2), ["released"])
+    )
 
 
+@pytest.mark.parametrize("status", [201, 402])
 @pytest.mark.parametrize(
-    ("trouble", "runs"),
-    [(Trouble.LOSE_REPLY, 1), (Trouble.LOSE_REQUEST, 2)],
+    ("trouble", "stands"),
+    [(Trouble.LOSE_REPLY, True), (Trouble.LOSE_REQUEST, False)],
     ids=["after the commit", "before the commit"],
 )
 def test_a_connection_that_breaks_at_the_outer_commit_itself_leaves_both_or_neither(
-    server_url: str, trouble: Trouble, runs: int
+    server_url: str, trouble: Trouble, stands: bool, status: int
 ) -> None:
     """The commit is sent, and no reply comes: the network alone knows how far it came."""
     server = make_url(server_url)
@@ -182,16 +232,18 @@ def test_a_connection_that_breaks_at_the_outer_commit_itself_leaves_both_or_neit
             shop.db.session.commit()
             if len(seen) == 1:
                 proxy.fail_next(trouble, matching=b"COMMIT")
-            return {"ordered": 2}, 201
+            return {"ordered": 2}, status
 
         shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
         client = shop.app.test_client()
         first = client.post("/orders", headers={"Idempotency-Key": "order-1"})
         assert [fault.trouble for fault in proxy.struck] == [trouble]
-        assert first.status_code == (201 if runs == 1 else 500)
+        kind = "done" if status == 201 else "released"
+        assert first.status_code == (status if stands else 500)
+        assert (shop.items(), shop.kinds()) == ((ORDERED, [kind]) if stands else ([], []))
         again = client.post("/orders", headers={"Idempotency-Key": "order-1"})
-        assert (again.status_code, again.json) == (201, {"ordered": 2})
-        assert len(seen) == runs
-        assert (shop.items(), shop.proofs()) == (["book", "pen"], 1)
+        assert (again.status_code, again.json) == (status, {"ordered": 2})
+        assert len(seen) == (1 if stands and status == 201 else 2)
+        assert (shop.items(), shop.kinds()) == (sorted(ORDERED * (2 if stands and status == 402 else 1)), [kind])
         with shop.app.app_context():
             shop.db.engine.dispose()
