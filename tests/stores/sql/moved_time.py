@@ -1,5 +1,8 @@
 """The contract where nobody waits: time is taken from the records instead."""
 
+from collections.abc import Callable
+
+import pytest
 from sqlalchemy import create_engine, text
 
 from flask_idempotency.testing import StoreContract
@@ -11,9 +14,17 @@ class WithMovedTime(StoreContract):
     short = 30.0
     url: str
 
-    def let_pass(self, seconds: float) -> None:
-        engine = create_engine(self.url)
-        sooner = "UPDATE idempotency_records SET lease_ends = lease_ends - :s, expires_at = expires_at - :s"
-        with engine.begin() as connection:
-            connection.execute(text(sooner), {"s": seconds})
-        engine.dispose()
+    @pytest.fixture
+    def pass_time(self) -> Callable[[float], None]:
+        sooner = text(
+            "UPDATE idempotency_records SET started = started - :s, lease_ends = lease_ends - :s, "
+            "expires_at = expires_at - :s"
+        )
+
+        def pass_time(seconds: float) -> None:
+            engine = create_engine(self.url)
+            with engine.begin() as connection:
+                connection.execute(sooner, {"s": seconds})
+            engine.dispose()
+
+        return pass_time

@@ -12,6 +12,7 @@ from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_r
 
 from .moved_time import WithMovedTime
 from .pooler import pgbouncer
+from .usual import USUAL
 
 
 class OnAnEngine(WithMovedTime):
@@ -96,7 +97,7 @@ def test_an_engine_of_mariadb_gets_back_the_isolation_that_it_had(mariadb_url: s
     engine = create_engine(mariadb_url, pool_size=1, max_overflow=0)
     before = isolation(engine)
     store = SQLAlchemyStore(engine)
-    claimed: Any = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    claimed: Any = store.claim(new_record(), FINGERPRINT, **USUAL)
     store.renew([claimed.claim], lease=60)
     store.complete(claimed.claim, RESPONSE, retention=DAY)
     store.purge(limit=10)
@@ -115,14 +116,14 @@ def test_mariadb_itself_counts_what_a_request_costs(mariadb_url: str, given: str
         def questions() -> int:
             return int(watching.exec_driver_sql("SHOW GLOBAL STATUS LIKE 'Questions'").one()[1])
 
-        store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+        store.claim(new_record(), FINGERPRINT, **USUAL)
         looking = -questions() + questions()
         before = questions()
-        claimed: Any = store.claim(record := new_record(), FINGERPRINT, lease=60, retention=DAY)
+        claimed: Any = store.claim(record := new_record(), FINGERPRINT, **USUAL)
         store.complete(claimed.claim, RESPONSE, retention=DAY)
         fresh = questions() - before - looking
         before = questions()
-        store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+        store.claim(record, FINGERPRINT, **USUAL)
         replay = questions() - before - looking
     # An engine that was handed in: the isolation of one transaction, the statement, COMMIT, and the pool's ROLLBACK.
     assert (fresh, replay) == ((2, 1) if given == "url" else (8, 4))
@@ -136,7 +137,7 @@ def test_mariadb_itself_counts_what_a_request_costs(mariadb_url: str, given: str
 def test_sqlites_memory_is_refused_since_its_connections_see_different_records() -> None:
     for engine in (create_engine("sqlite://"), create_engine("sqlite:///:memory:")):
         with pytest.raises(ValueError, match="MemoryStore"):
-            SQLAlchemyStore(engine).claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+            SQLAlchemyStore(engine).claim(new_record(), FINGERPRINT, **USUAL)
 
 
 @pytest.mark.parametrize(

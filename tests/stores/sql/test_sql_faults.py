@@ -19,6 +19,8 @@ from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_database
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 from tests.proxies import Proxy, Trouble
 
+from .usual import BRIEF, USUAL
+
 TROUBLES = list(Trouble)
 
 LEASE = 30.0
@@ -59,8 +61,8 @@ def store(url: str, proxy: Proxy) -> Iterator[SQLAlchemyStore]:
     address = make_url(url).set(host=proxy.host, port=proxy.port)
     store = SQLAlchemyStore(address.render_as_string(hide_password=False))
     # Each statement once: it is prepared from then on.
-    for end in (partial(store.complete, response=RESPONSE, retention=1), store.release):
-        claimed: Any = store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    for end in (partial(store.complete, response=RESPONSE, retention=1), partial(store.release, retention=1)):
+        claimed: Any = store.claim(new_record(), FINGERPRINT, **BRIEF)
         end(claimed.claim)
     yield store
     proxy.restore()
@@ -150,10 +152,10 @@ def test_without_the_database_a_request_is_refused_and_then_runs_once(
 
 def test_a_release_whose_reply_is_lost_is_no_fencing(store: SQLAlchemyStore, proxy: Proxy, url: str) -> None:
     record = new_record()
-    claimed: Any = store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+    claimed: Any = store.claim(record, FINGERPRINT, **USUAL)
     prepared = url.startswith("postgresql")
-    proxy.fail_next(Trouble.LOSE_REPLY, matching=claimed.claim.token if prepared else b"DELETE FROM")
-    assert store.release(claimed.claim) is True
+    proxy.fail_next(Trouble.LOSE_REPLY, matching=claimed.claim.token if prepared else b"'released'")
+    assert store.release(claimed.claim, retention=DAY) is True
     assert len(proxy.struck) == 1
 
 
@@ -162,7 +164,7 @@ def test_no_error_tells_password_parameters_or_body(url: str, proxy: Proxy) -> N
     store = SQLAlchemyStore(address.render_as_string(hide_password=False))
     proxy.refuse()
     with pytest.raises(StoreUnavailable) as raised:
-        store.claim(new_record(), FINGERPRINT, lease=1, retention=1)
+        store.claim(new_record(), FINGERPRINT, **BRIEF)
     proxy.restore()
     assert "hush" not in str(raised.value)
     assert "hush" not in repr(store)
@@ -171,12 +173,12 @@ def test_no_error_tells_password_parameters_or_body(url: str, proxy: Proxy) -> N
 def test_a_table_that_is_missing_is_an_error_that_refuses(url: str) -> None:
     engine = create_engine(url)
     store = SQLAlchemyStore(engine)
-    claimed = store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    claimed = store.claim(new_record(), FINGERPRINT, **USUAL)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE idempotency_records RENAME TO elsewhere"))
     try:
         with pytest.raises(StoreUnavailable):
-            store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+            store.claim(new_record(), FINGERPRINT, **USUAL)
         with pytest.raises(StoreUnavailable):
             store.complete(claimed.claim, RESPONSE, retention=DAY)  # type: ignore[union-attr]
     finally:
@@ -189,9 +191,9 @@ def test_a_table_that_is_missing_is_an_error_that_refuses(url: str) -> None:
 def test_a_pool_that_is_exhausted_is_an_error_that_refuses(url: str) -> None:
     engine = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     store = SQLAlchemyStore(engine)
-    store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+    store.claim(new_record(), FINGERPRINT, **USUAL)
     with engine.connect(), pytest.raises(StoreUnavailable, match="no connection was free"):
-        store.claim(new_record(), FINGERPRINT, lease=60, retention=DAY)
+        store.claim(new_record(), FINGERPRINT, **USUAL)
     engine.dispose()
 
 
@@ -214,7 +216,7 @@ def session_default(url: str, name: str, value: str) -> Iterator[None]:
 
 
 def test_a_replica_that_is_read_only_after_a_failover_refuses(postgresql_url: str) -> None:
-    SQLAlchemyStore(postgresql_url).claim(new_record(), FINGERPRINT, lease=1, retention=1)
+    SQLAlchemyStore(postgresql_url).claim(new_record(), FINGERPRINT, **BRIEF)
     with session_default(postgresql_url, "default_transaction_read_only", "on"):
         store = SQLAlchemyStore(postgresql_url, create=False)
         shop = Shop(store)
@@ -243,7 +245,7 @@ def test_serialization_failures_and_deadlocks_are_tried_again(
 
             def claim(_: int, record: Any = record, start: Barrier = start) -> Any:
                 start.wait(20)
-                return store.claim(record, FINGERPRINT, lease=60, retention=DAY)
+                return store.claim(record, FINGERPRINT, **USUAL)
 
             with ThreadPoolExecutor(32) as pool:
                 outcomes = list(pool.map(claim, range(32)))

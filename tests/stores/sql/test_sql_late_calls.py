@@ -5,12 +5,12 @@ import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import create_engine, event, make_url, text
 
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
+from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy
 from flask_idempotency.stores.sqlalchemy_dialects import statements_for
@@ -18,6 +18,7 @@ from flask_idempotency.testing.contract import DAY, FINGERPRINT, OTHER_FINGERPRI
 from tests.proxies import Proxy, Trouble
 
 from .moved_time import WithMovedTime
+from .usual import USUAL
 
 #: How often a call is tried.
 TRIES = 6
@@ -28,7 +29,7 @@ class StoreOnMySQL(SQLAlchemyStore):
 
     def _open(self) -> Any:
         database, _ = super()._open()
-        return database, statements_for("mysql", self.table.name, returning=False)
+        return database, statements_for("mysql", self.table.name, self.step_table.name, returning=False)
 
 
 class TestWithoutReturning(WithMovedTime):
@@ -58,13 +59,13 @@ def elsewhere(store: SQLAlchemyStore) -> Iterator[SQLAlchemyStore]:
 
 
 def claim(store: SQLAlchemyStore, record: RecordKey, fingerprint: bytes = FINGERPRINT, **options: Any) -> Any:
-    return store.claim(record, fingerprint, **{"lease": 60.0, "retention": DAY, **options})
+    return store.claim(record, fingerprint, **USUAL | options)
 
 
-def send_again(store: SQLAlchemyStore, sent: Claim, fingerprint: bytes = FINGERPRINT, **options: Any) -> Any:
+def send_again(store: SQLAlchemyStore, sent: Claim, **options: Any) -> Any:
     """What the claim is told whose token was sent before."""
-    store._unheard.remember(sent)
-    return claim(store, RecordKey(sent.record_id), fingerprint, **options)
+    store._unheard.remember(sent, DAY)
+    return claim(store, sent.record, sent.fingerprint, **options)
 
 
 class TestAClaimThatIsSentAgain:
@@ -85,9 +86,17 @@ class TestAClaimThatIsSentAgain:
         """A claim may lie in a network for longer than its request takes."""
         first = claim(store, record := new_record())
         store.complete(first.claim, response, retention=DAY)
-        for fingerprint in (FINGERPRINT, OTHER_FINGERPRINT):
-            assert send_again(store, first.claim, fingerprint) == Completed(FINGERPRINT, response)
-            assert claim(store, record) == Completed(FINGERPRINT, response)
+        assert send_again(store, first.claim) == Completed(FINGERPRINT, response)
+        assert claim(store, record) == Completed(FINGERPRINT, response)
+
+    def test_never_touches_what_it_gave_back_meanwhile(
+        self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore
+    ) -> None:
+        first = claim(store, record := new_record())
+        store.release(first.claim, retention=DAY)
+        next_holder = claim(elsewhere, record)
+        assert isinstance(send_again(store, first.claim), InProgress)
+        assert elsewhere.complete(next_holder.claim, RESPONSE, retention=DAY) is True
 
     def test_is_fenced_where_another_took_over(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
         first = claim(store, record := new_record(), lease=0.001)
@@ -102,11 +111,12 @@ class TestAClaimThatNobodyHeardOf:
 
     def unheard(self, store: SQLAlchemyStore, fingerprint: bytes = FINGERPRINT) -> RecordKey:
         made = claim(store, new_record(), fingerprint, take_over=False)
-        store._unheard.remember(made.claim)
-        return RecordKey(made.claim.record_id)
+        store._unheard.remember(made.claim, DAY)
+        return cast(RecordKey, made.claim.record)
 
-    def test_is_this_processes_own_when_the_client_asks_again(self, store: SQLAlchemyStore) -> None:
-        record = self.unheard(store, OTHER_FINGERPRINT)
+    @pytest.mark.parametrize("before", [FINGERPRINT, OTHER_FINGERPRINT], ids=["the same", "another payload"])
+    def test_is_this_processes_own_when_the_client_asks_again(self, store: SQLAlchemyStore, before: bytes) -> None:
+        record = self.unheard(store, before)
         outcome = claim(store, record, take_over=False)
         assert isinstance(outcome, Claimed)
         assert (outcome.number, outcome.lapsed) == (1, False)
@@ -114,28 +124,42 @@ class TestAClaimThatNobodyHeardOf:
         assert store.complete(outcome.claim, RESPONSE, retention=DAY) is True
         assert claim(store, record) == Completed(FINGERPRINT, RESPONSE)
 
-    def test_is_given_back_with_the_next_heartbeat(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
+    def test_is_undone_with_the_next_heartbeat(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
         record = self.unheard(store)
         assert isinstance(claim(elsewhere, record), InProgress)
         store.renew([], lease=60)
-        outcome = claim(elsewhere, record)
+        outcome = claim(elsewhere, record, OTHER_FINGERPRINT)
         assert isinstance(outcome, Claimed)
-        assert not outcome.lapsed
+        assert (outcome.number, outcome.lapsed) == (1, False)
 
-    def test_is_not_given_back_under_whoever_runs_under_it(self, store: SQLAlchemyStore) -> None:
+    def test_is_undone_as_if_it_had_not_been(self, store: SQLAlchemyStore, elsewhere: SQLAlchemyStore) -> None:
+        """What its holder did before it took over is as unknown as before; what was given back stays so."""
+        lapsed, released = new_record(), new_record()
+        claim(store, lapsed, lease=0.001)
+        store.release(claim(store, released).claim, retention=DAY)
+        threading.Event().wait(0.01)
+        for record in (lapsed, released):
+            store._unheard.remember(claim(store, record).claim, DAY)
+        store.renew([], lease=60)
+        store.renew([], lease=60)
+        assert claim(elsewhere, lapsed, OTHER_FINGERPRINT) == Lapsed(FINGERPRINT)
+        outcomes = [claim(elsewhere, record) for record in (lapsed, released)]
+        assert [(outcome.number, outcome.lapsed) for outcome in outcomes] == [(2, True), (2, False)]
+
+    def test_is_not_undone_under_whoever_runs_under_it(self, store: SQLAlchemyStore) -> None:
         """The heartbeat looks at it in the very moment in which its client asks again."""
         record = self.unheard(store)
-        gave_back: list[Claim] = []
-        release, outcomes = store.release, []
+        undone: list[Claim] = []
+        undo, outcomes = store._undo, []
 
-        def ask_again_first(unheard: Claim) -> bool:
-            gave_back.append(unheard)
+        def ask_again_first(unheard: Claim, retention: float) -> None:
+            undone.append(unheard)
             outcomes.append(claim(store, record))
-            return release(unheard)
+            undo(unheard, retention)
 
-        store.release = ask_again_first  # type: ignore[assignment, method-assign]
+        store._undo = ask_again_first  # type: ignore[assignment, method-assign]
         store.renew([], lease=60)
-        assert len(gave_back) == 1
+        assert len(undone) == 1
         assert isinstance(outcomes[0], InProgress)
 
     def test_is_not_a_forked_childs_too(self, store: SQLAlchemyStore) -> None:
@@ -223,7 +247,7 @@ def test_a_purge_leaves_a_record_that_was_claimed_since_it_looked(
     claiming: list[Future[Any]] = []
 
     def claim_in_between(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if statement.lstrip().startswith("DELETE") and not claiming:
+        if "DELETE FROM" in statement and not claiming:
             claiming.append(pool.submit(claim, elsewhere, over))
             wait(claiming, 0.5)  # where the purge has locked the record, the claim comes after it
 
@@ -254,7 +278,7 @@ def test_purges_claims_and_releases_do_not_deadlock(store: SQLAlchemyStore) -> N
             if isinstance(outcome, Claimed):
                 claimed += 1
                 if turn % 2:
-                    mine.release(outcome.claim)
+                    mine.release(outcome.claim, retention=DAY)
                 else:
                     mine.complete(outcome.claim, RESPONSE, retention=0.002)
                 mine.renew([outcome.claim], lease=0.002)
@@ -286,7 +310,7 @@ def test_a_purge_uses_its_index(postgresql_url: str) -> None:
     assert store._engine is not None
     with store._engine.connect() as connection:
         connection.execute(text("SET enable_seqscan = off"))
-        plan = connection.execute(text("EXPLAIN " + statements.purge), {"limit": 32}).scalars().all()
+        plan = connection.execute(text("EXPLAIN " + statements.purge[0]), {"limit": 32}).scalars().all()
         connection.execute(text("RESET enable_seqscan"))
     assert any("Index Cond: (expires_at <=" in line for line in plan), plan
     store.close()

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress
-from flask_idempotency.stores import SQLAlchemyStore, sqlalchemy_unsynced
-from flask_idempotency.stores.sqlalchemy_unsynced import UnsyncedClaims
+from flask_idempotency.engine.records import Claimed, Completed, InProgress, Lapsed
+from flask_idempotency.stores import SQLAlchemyStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 
-CLAIM = Claim(b"r" * 16, b"t" * 16)
+from .usual import USUAL
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def elsewhere(postgresql_url: str) -> Iterator[SQLAlchemyStore]:
 
 
 def claim(store: SQLAlchemyStore, record: Any, **options: Any) -> Any:
-    return store.claim(record, FINGERPRINT, **{"lease": 60.0, "retention": DAY, **options})
+    return store.claim(record, FINGERPRINT, **USUAL | options)
 
 
 def kept(engine: Engine, record: Any) -> Any:
@@ -90,21 +89,50 @@ def test_what_a_crash_takes_is_completed_nevertheless_and_where_it_must_not_it_t
     store: SQLAlchemyStore, elsewhere: SQLAlchemyStore, engine: Engine
 ) -> None:
     claim(elsewhere, new_record())
-    claim(store, new_record(), take_over=False)
+    claim(store, new_record(), durable=True)
     with nothing_synced_by_itself(engine):
-        refusing, rerun, retried = new_record(), new_record(), new_record()
-        held = claim(store, refusing, take_over=False)
+        durable, rerun, retried, streamed, doubted = [new_record() for _ in range(5)]
+        claim(store, durable, durable=True)
         ours, winners = claim(store, rerun), claim(store, retried)
+        streaming, failed = claim(store, streamed), claim(store, doubted)
         crash(engine)
-    assert [kept(engine, record) is None for record in (refusing, rerun, retried)] == [False, True, True]
-    assert isinstance(claim(elsewhere, refusing, take_over=False), InProgress)
-    assert store.complete(held.claim, RESPONSE, retention=DAY) is True
-    assert store.complete(ours.claim, RESPONSE, retention=DAY) is True
+    lost = [kept(engine, record) is None for record in (durable, rerun, retried, streamed, doubted)]
+    assert lost == [False, True, True, True, True]
+    assert isinstance(claim(elsewhere, durable), InProgress)
+    assert store.renew([ours.claim], lease=60) == set()
     assert store.complete(ours.claim, RESPONSE, retention=DAY) is True
     assert claim(elsewhere, rerun) == Completed(FINGERPRINT, RESPONSE)
+    assert store.answering(streaming.claim, lease=60) is True
+    assert isinstance(claim(elsewhere, streamed), InProgress)
+    assert store.abandon(failed.claim) is True
+    assert claim(elsewhere, doubted) == Lapsed(FINGERPRINT)
     # Whoever claimed in the meantime is in the right.
     assert isinstance(claim(elsewhere, retried), Claimed)
     assert store.complete(winners.claim, RESPONSE, retention=DAY) is False
+
+
+def test_a_takeover_and_a_second_attempt_wait_for_the_disk(store: SQLAlchemyStore, engine: Engine) -> None:
+    """Lost, they could not be told from what another holder has made of the record since."""
+    lapsed, released = new_record(), new_record()
+    claim(store, lapsed, lease=0.001)
+    store.release(claim(store, released).claim, retention=DAY)
+    time.sleep(0.01)
+    with nothing_synced_by_itself(engine):
+        again = [claim(store, record) for record in (lapsed, released)]
+        crash(engine)
+    assert [attempt.number for attempt in again] == [2, 2]
+    assert [store.complete(attempt.claim, RESPONSE, retention=DAY) for attempt in again] == [True, True]
+
+
+def test_what_was_told_survives_a_crash(store: SQLAlchemyStore, engine: Engine) -> None:
+    claim(store, new_record())
+    with nothing_synced_by_itself(engine):
+        stepping, failed = claim(store, new_record()), claim(store, new_record())
+        store.keep_step(stepping.claim, "charge", b"paid", retention=DAY)
+        store.abandon(failed.claim)
+        crash(engine)
+    assert store.load_steps(stepping.claim) == {"charge": b"paid"}
+    assert claim(store, failed.claim.record) == Lapsed(FINGERPRINT)
 
 
 def test_a_completion_survives_a_crash_and_so_does_its_claim(store: SQLAlchemyStore, engine: Engine) -> None:
@@ -122,82 +150,6 @@ def test_nothing_is_waited_for_less_than_the_database_is_set_to_but_claims(
     assert store._engine is not None
     with store._engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
-
-
-@pytest.mark.parametrize("alive", [False, True], ids=["vanished", "come back"])
-def test_a_takeover_that_was_lost_is_completed_unless_the_one_before_it_came_back(
-    store: SQLAlchemyStore, elsewhere: SQLAlchemyStore, engine: Engine, alive: bool
-) -> None:
-    first = claim(elsewhere, record := new_record(), lease=0.001)
-    time.sleep(0.01)
-    taken = claim(store, record)
-    assert taken.number == 2
-    lose = text("UPDATE idempotency_records SET token = :token, number = 1, lease_ends = 1 WHERE id = :id")
-    with engine.connect() as connection:
-        connection.execute(lose, {"token": first.claim.token, "id": record.id})
-    if alive:
-        elsewhere.renew([first.claim], lease=60)
-    assert store.complete(taken.claim, RESPONSE, retention=DAY) is not alive
-    assert isinstance(claim(store, record), InProgress if alive else Completed)
-    assert elsewhere.complete(first.claim, None, retention=DAY) is alive
-
-
-def test_a_claim_that_lapsed_and_was_given_back_by_another_is_fenced(
-    store: SQLAlchemyStore, elsewhere: SQLAlchemyStore, engine: Engine
-) -> None:
-    late = claim(store, record := new_record(), lease=0.001)
-    time.sleep(0.01)
-    assert elsewhere.release(claim(elsewhere, record).claim) is True
-    assert store.complete(late.claim, RESPONSE, retention=DAY) is False
-    assert kept(engine, record) is None
-
-
-def test_a_claim_that_is_renewed_in_time_may_be_lost_for_as_long_as_it_stands() -> None:
-    known, now = UnsyncedClaims(), time.monotonic()
-    untroubled = float("-inf")
-    known.remember(CLAIM, FINGERPRINT, 1, asked=now - 100, lease=60)
-    assert known.lost(CLAIM, trouble=untroubled) is None
-    known.prolong([CLAIM], asked=now - 10, lease=60)  # too late: it may have been another's in between
-    assert known.lost(CLAIM, trouble=untroubled) is None
-    assert known.lost(CLAIM, trouble=now - 50) is not None
-    known.remember(CLAIM, FINGERPRINT, 1, asked=now - 100, lease=60)
-    known.prolong([CLAIM], asked=now - 50, lease=60)
-    assert known.lost(CLAIM, trouble=untroubled) is not None
-    known.forget(CLAIM)
-    assert known.lost(CLAIM, trouble=now) is None
-
-
-@pytest.mark.parametrize(
-    ("happens", "troubles"),
-    [
-        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$", False),
-        ("SELECT pg_terminate_backend(pg_backend_pid())", True),
-    ],
-    ids=["a conflict", "a lost connection"],
-)
-def test_only_a_connection_that_was_lost_tells_of_a_crash(store: SQLAlchemyStore, happens: str, troubles: bool) -> None:
-    database, _ = store._ready()
-    statements = [happens, "SELECT 1"]
-    database.ask(lambda connection: connection.exec_driver_sql(statements.pop(0)))
-    assert statements == []
-    assert (database.trouble > float("-inf")) is troubles
-
-
-def test_claims_that_nobody_ends_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlalchemy_unsynced, "_KEPT", 2)
-    known, now = UnsyncedClaims(), time.monotonic()
-    claims = [Claim(b"r" * 16, bytes([number]) * 16) for number in range(4)]
-    for each, asked in zip(claims, (now - 100, now, now, now), strict=True):
-        known.remember(each, FINGERPRINT, 1, asked=asked, lease=60)
-    assert [known.lost(each, trouble=now) is not None for each in claims] == [False, True, True, False]
-
-
-def test_an_ended_claim_is_forgotten(store: SQLAlchemyStore, engine: Engine) -> None:
-    store.complete(claim(store, new_record()).claim, RESPONSE, retention=DAY)
-    store.release(claim(store, new_record()).claim)
-    with engine.begin() as connection:
-        store.complete_on(connection, claim(store, new_record()).claim, RESPONSE, retention=DAY)
-    assert store._unsynced._claims == {}
 
 
 def test_what_stands_is_neither_written_nor_locked_by_those_who_ask(store: SQLAlchemyStore, engine: Engine) -> None:

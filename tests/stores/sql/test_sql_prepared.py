@@ -18,6 +18,7 @@ from flask_idempotency.stores.sqlalchemy_psycopg import Prepared
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 
 from .pooler import pgbouncer
+from .usual import USUAL
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def store(postgresql_url: str) -> Iterator[SQLAlchemyStore]:
 
 
 def claim(store: SQLAlchemyStore, record: Any = None) -> Any:
-    return store.claim(record or new_record(), FINGERPRINT, lease=60.0, retention=DAY)
+    return store.claim(record or new_record(), FINGERPRINT, **USUAL)
 
 
 def serve(store: SQLAlchemyStore) -> None:
@@ -214,7 +215,7 @@ def test_a_plan_that_is_made_while_the_table_is_small_reads_no_whole_table(
     admin.dispose()
     _, statements = store._ready()
     values = {"id": b"i", "fingerprint": b"f", "token": b"t", "lease": 1.0, "longest": 1.0, "take_over": True}
-    values |= {"retention": 1.0, "response": b"r"}
+    values |= {"key": "k", "method": "POST", "path": "/", "retention": 1.0, "response": b"r"}
     with engine_of(store).connect() as connection:
         for statement in (statements.claim, statements.complete, statements.find):
             plan = connection.execute(text("EXPLAIN " + statement), values).scalars().all()
