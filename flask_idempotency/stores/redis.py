@@ -32,7 +32,7 @@ from .redis_scripts import (
 )
 from .redis_server import RedisServer
 from .redis_url import Client, read_url
-from .tokens import Tokens
+from .tokens import new_token
 from .unheard import UnheardClaims
 
 
@@ -111,7 +111,6 @@ class RedisStore:
         self._prefix = prefix.encode()
         self._min_replicas = min_replicas
         self._replica_timeout = replica_timeout
-        self._tokens = Tokens()
         self._unheard = UnheardClaims()
 
     def __repr__(self) -> str:
@@ -176,7 +175,7 @@ class RedisStore:
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """See `Store.resolve`."""
         becomes = b"completed" if done else b"released"
-        call = Call(RESOLVE, self._key(record_id), (self._tokens.take(), becomes, _milliseconds(retention)))
+        call = Call(RESOLVE, self._key(record_id), (new_token(), becomes, _milliseconds(retention)))
         return bool(self._write(call) == 1)
 
     def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
@@ -233,7 +232,7 @@ class RedisStore:
         """A new one, or that of an earlier try of the same request whose reply never came: it recognises itself."""
         unheard = self._unheard.take(record.id) if self._unheard else None
         if unheard is None:
-            return self._tokens.take()
+            return new_token()
         if unheard.fingerprint == fingerprint:
             return unheard.token
         try:
@@ -241,7 +240,7 @@ class RedisStore:
         except StoreUnavailable:
             self._unheard.remember(unheard, retention)
             raise
-        return self._tokens.take()
+        return new_token()
 
     def _give_back(self, claim: Claim, retention: float) -> Call:
         return Call(GIVE_BACK, self._key(claim.record.id), (claim.token, _milliseconds(retention)))

@@ -1,33 +1,23 @@
-"""Fencing tokens: random, since a counter could come back after its record was purged."""
+"""Random tokens for claims, made many at a time."""
 
 import os
-
-from ..engine.forks import call_in_child
 
 _BYTES = 16
 _AT_A_TIME = 256
 
+#: A system call for each would be a third of what a claim costs in memory.
+_made: list[bytes] = []
 
-class Tokens:
-    """Gives each token once, to any thread. A forked child gives none of its parent's."""
 
-    _made: list[bytes]
+def new_token() -> bytes:
+    """A token that nobody else has."""
+    try:
+        return _made.pop()
+    except IndexError:
+        random = os.urandom(_AT_A_TIME * _BYTES)
+        _made.extend(random[begin : begin + _BYTES] for begin in range(_BYTES, len(random), _BYTES))
+        return random[:_BYTES]
 
-    def __init__(self) -> None:
-        self._forget_all()
-        call_in_child(self._forget_all)
 
-    def take(self) -> bytes:
-        """A token that was never given before."""
-        try:
-            return self._made.pop()
-        except IndexError:
-            # Many at a time: a system call for each would be a fair part of what a claim costs.
-            random = os.urandom(_AT_A_TIME * _BYTES)
-            made = [random[begin : begin + _BYTES] for begin in range(0, len(random), _BYTES)]
-            token = made.pop()
-            self._made = made
-            return token
-
-    def _forget_all(self) -> None:
-        self._made = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_made.clear)  # a child must not give the tokens that its parent gives
