@@ -30,22 +30,41 @@ class _Ticket(Generic[Job]):
             self.turn.release()
 
 
+#: There is one lead; `dict.setdefault` gives it to one of those who grasp for it at the same time.
+_LEAD = 0
+
+
 class GroupCommit(Generic[Job]):
     """A queue of jobs in which whoever comes first commits for all who came meanwhile.
 
     The thread that finds nobody at work leads: it runs the batch, then hands the lead to the first who came during
     it, so that the order is that of arrival. Where it had to wait for something first, `latecomers` gives it those who
-    came in that time. Nothing is polled, and a lone thread pays two locks. A thread may be torn off at any point, as
-    by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
+    came in that time. Nothing is polled, and a lone thread pays next to nothing. A thread may be torn off at any point,
+    as by gevent's `Timeout` or by a signal handler that raises: the lead passes on all the same.
     """
 
     def __init__(self, run: Callable[[Sequence[Job]], None]) -> None:
         self._run = run
         self._mutex = threading.Lock()
         self._queue: deque[_Ticket[Job]] = deque()
-        self._leader: _Ticket[Job] | None = None
+        self._lead: dict[int, object] = {}
         self._batch: list[_Ticket[Job]] = []  # what the leader has taken on
         self._joinable = False  # whether it may take on more
+
+    def enter(self, me: object) -> bool:
+        """Whether nobody else is at work: then `me`, a new object, is alone at it until it leaves.
+
+        For a thread that runs its own job, and can have it done sooner than handed on. It has to leave whatever comes.
+        """
+        return not self._queue and self._lead.setdefault(_LEAD, me) is me
+
+    def leave(self, me: object) -> None:
+        """Let those go on who came meanwhile. It does no harm to do so twice, or without having entered."""
+        if self._lead.get(_LEAD) is me:
+            del self._lead[_LEAD]
+        if self._queue:
+            with self._mutex:
+                self._pass_on()
 
     def submit(self, job: Job) -> None:
         """Run `job`, in a batch with others; raises what `run` raises for it.
@@ -55,19 +74,19 @@ class GroupCommit(Generic[Job]):
         ticket = _Ticket(job)
         try:
             with self._mutex:
-                if self._leader is None:  # so that nobody is in the queue either
-                    self._leader = ticket
+                if self.enter(ticket):
                     self._batch = [ticket]
                 else:
                     ticket.turn = threading.Lock()
                     ticket.turn.acquire()
                     self._queue.append(ticket)
+                    self._pass_on()  # the one who was alone at it may have left meanwhile
             if ticket.turn is not None:
                 ticket.turn.acquire()  # until the job is done, or it is this thread's turn to lead
                 if not ticket.done:
                     self._take_on(lambda job: True)
             if not ticket.done:
-                self._lead()
+                self._lead_batch()
                 self._step_down(ticket)
         except BaseException:
             self._step_down(ticket)
@@ -90,7 +109,7 @@ class GroupCommit(Generic[Job]):
             self._batch, self._queue = [*self._batch, *joined], left
         return [ticket.job for ticket in joined]
 
-    def _lead(self) -> None:
+    def _lead_batch(self) -> None:
         self._joinable = True
         error = self._attempt(self._batch)
         self._joinable = False
@@ -112,13 +131,20 @@ class GroupCommit(Generic[Job]):
         with self._mutex:
             if ticket in self._queue:
                 self._queue.remove(ticket)
-            if self._leader is ticket:
+            if self._lead.get(_LEAD) is ticket:
                 for other in self._batch:
                     if not other.done:
                         other.error = StoreUnavailable("the thread that was writing for this one was torn off")
                         other.done = True
                     other.wake()
                 self._batch = []
-                self._leader = self._queue[0] if self._queue else None
-            if self._leader is not None:
-                self._leader.wake()
+                del self._lead[_LEAD]
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """See to it that somebody leads, where somebody waits, and knows of it."""
+        if self._queue:
+            self._lead.setdefault(_LEAD, self._queue[0])
+        leader = self._lead.get(_LEAD)
+        if isinstance(leader, _Ticket):
+            leader.wake()

@@ -1,6 +1,5 @@
 """Records in this process's memory: for tests, and for a service that runs as one process."""
 
-import os
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,7 @@ from ..engine import clock
 from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
-
-#: Bytes of a token.
-_TOKEN = 16
-_TOKENS_AT_A_TIME = 256
+from .tokens import Tokens
 
 #: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
 _LOST_RETENTION = 24 * 60 * 60.0
@@ -46,13 +42,13 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[bytes, _Record] = {}
         self._expiries: list[tuple[float, bytes]] = []
+        self._tokens = Tokens()
         self._begin_process()
         call_in_child(self._begin_process)
 
     def _begin_process(self) -> None:
-        # A child must not inherit a lock that some thread of its parent held, nor give the tokens of its parent.
+        # A child must not inherit a lock that some thread of its parent held.
         self._lock = threading.Lock()
-        self._tokens: list[bytes] = []
 
     def claim(
         self,
@@ -74,7 +70,7 @@ class MemoryStore:
                 if standing is not None:
                     return standing
                 lapsed, steps, number = found.state == CLAIMED, found.steps, found.number + 1
-            token = self._new_token()
+            token = self._tokens.take()
             lease_ends = now + lease
             expires_at = now + max(lease, retention) if take_over else inf
             self._records[record.id] = _Record(
@@ -234,13 +230,6 @@ class MemoryStore:
         with self._lock:
             self._records.clear()
             self._expiries.clear()
-
-    def _new_token(self) -> bytes:
-        if not self._tokens:
-            # Many at a time: a system call for each would be a third of what a claim costs.
-            random = os.urandom(_TOKENS_AT_A_TIME * _TOKEN)
-            self._tokens = [random[begin : begin + _TOKEN] for begin in range(0, len(random), _TOKEN)]
-        return self._tokens.pop()
 
     def _held(self, claim: Claim, now: float, *, retention: float) -> _Record | None:
         """The record, where it is this claim's; made anew where it is gone altogether."""

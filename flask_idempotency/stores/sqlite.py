@@ -1,70 +1,28 @@
 """Records in one SQLite file: every thread and every process of one machine."""
 
 import os
-import secrets
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping
+from math import inf
 from pathlib import Path
 from tempfile import mkdtemp
 
 from ..engine import clock
-from ..engine.records import Claim, Claimed, Completed, InProgress, RecordKey, StoredResponse
+from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from ..engine.store import kept_response
+from . import sqlite_statements as sql
 from .sqlite_file import Row, SQLiteFile, Write
-from .sqlite_schema import first_place, free_place, next_place
+from .sqlite_schema import any_place, next_place
+from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
+from .tokens import Tokens
 
-_READ = "SELECT fingerprint, lease_ends, expires_at, response FROM idempotency_records WHERE id = ?"
+#: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
+_LOST_RETENTION = 24 * 60 * 60.0
 
-# Each decision is one statement. Its parameters are numbered, and those that are moments are reckoned when it runs: a
-# lease reckoned from before the wait for the lock could be over before it began.
-
-# Where no record stands. A record that another has made since we looked stays as it is.
-_CLAIM = f"""
-INSERT INTO idempotency_records (place, id, fingerprint, token, number, lease_ends, expires_at)
-VALUES ({free_place("?1")}, ?2, ?3, ?4, 1, ?5, ?6)
-ON CONFLICT DO NOTHING
-"""
-
-# Where a record stands that is over, or a claim that lapsed: ?7 is now, ?8 whether a lapsed one may be taken over. It
-# stays as it is, and nothing is returned, unless it still is so.
-_CLAIM_AGAIN = f"""
-UPDATE idempotency_records SET
-    place = {free_place("?1")},
-    number = CASE WHEN expires_at <= ?7 THEN 1 ELSE number + 1 END,
-    fingerprint = ?3, token = ?4, lease_ends = ?5, expires_at = ?6, response = NULL
-WHERE id = ?2 AND (expires_at <= ?7 OR (?8 AND lease_ends <= ?7 AND fingerprint = ?3))
-RETURNING number
-"""
-
-# A tombstone that comes late never replaces the response. The record keeps its place, where that is before ?5: it is
-# unless the record expires sooner than its claim foresaw.
-_COMPLETE = """
-UPDATE idempotency_records SET lease_ends = NULL, expires_at = ?3, response = coalesce(?4, response)
-WHERE id = ?1 AND token = ?2 AND place < ?5
-"""
-
-_COMPLETE_SOONER = f"""
-UPDATE idempotency_records
-SET lease_ends = NULL, expires_at = ?3, response = coalesce(?4, response), place = {free_place("?5")}
-WHERE id = ?1 AND token = ?2
-"""
-
-_RELEASE = "DELETE FROM idempotency_records WHERE id = ? AND token = ? AND lease_ends IS NOT NULL"
-
-_RENEW = """
-UPDATE idempotency_records SET lease_ends = ?3, expires_at = max(expires_at, ?3)
-WHERE id = ?1 AND token = ?2 AND lease_ends IS NOT NULL
-"""
-
-# Those that may be over, the oldest first.
-_DUE = "SELECT place, expires_at FROM idempotency_records WHERE place < ? ORDER BY place LIMIT ?"
-
-_PURGE = "DELETE FROM idempotency_records WHERE place <= ? AND expires_at <= ?"
-
-# Of those that were due, one that lives longer than its claim foresaw.
-_MOVE_BACK = f"UPDATE idempotency_records SET place = {free_place('?2')} WHERE place = ?1 AND expires_at = ?3"
+#: What is where in a row of `READ`.
+_TOKEN, _NUMBER, _STATE, _EXPIRES_AT = 1, 2, 3, 6
 
 #: How many records a purge takes in one transaction, and for how many times as long as that took it pauses before the
 #: next: so that others wait neither long nor often.
@@ -92,59 +50,107 @@ class SQLiteStore:
             weakref.finalize(self, _remove, folder, os.getpid())
             path, durable = Path(folder, "records.db"), False
         self._file = SQLiteFile(Path(path).absolute(), durable=durable, busy_timeout=busy_timeout)
+        self._tokens = Tokens()
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._file.path)!r})"
 
     def claim(
-        self, record: RecordKey, fingerprint: bytes, *, lease: float, retention: float, take_over: bool = True
-    ) -> Claimed | InProgress | Completed:
-        """See `Store.claim`."""
+        self,
+        record: RecordKey,
+        fingerprint: bytes,
+        *,
+        lease: float,
+        retention: float,
+        take_over: bool,
+        durable: bool,
+    ) -> Standing:
+        """See `Store.claim`. Without `take_over` a claim is always durable."""
+        durable = durable or not take_over
+        life = max(lease, retention) if take_over else inf
         while True:
-            found = self._file.read(_READ, (record.id,))
-            standing = _standing(found, fingerprint, take_over)
-            if standing is not None:
-                return standing
-            token = secrets.token_bytes(16)
-
-            def values(now: float) -> Row:
-                place, lease_ends = first_place(now + retention), now + lease
-                made = (place, record.id, fingerprint, token, lease_ends, now + max(lease, retention))  # noqa: B023
-                return (*made, now, take_over) if found else made  # noqa: B023
-
-            write = Write(_CLAIM_AGAIN if found else _CLAIM, values)
-            self._file.write(write, durable=not take_over)
-            if write.changed:
-                number = write.rows[0][0] if found else 1
-                return Claimed(Claim(record.id, token), lapsed=number > 1, number=number)
+            found = self._file.first(sql.READ, (record.id,))
+            if found is not None:
+                standing = self._standing(found, record.id, fingerprint, take_over)
+                if standing is not None:
+                    return standing
+            claim = Claim(record, fingerprint, self._tokens.take())
+            row = _new(claim, CLAIMED, lease=lease, retention=retention, life=life)
+            if found is None:
+                number = self._file.change(sql.INSERT, row, durable=durable)
+                lapsed = False
+            elif found[_EXPIRES_AT] <= clock.now():
+                number = self._insert_anew(record.id, row, durable=durable)
+                lapsed = False
+            else:
+                number, lapsed = found[_NUMBER] + 1, found[_STATE] == CLAIMED
+                if not self._file.change(sql.CLAIM_AGAIN, _again(row, found), durable=durable):
+                    number = 0
+            if number:
+                return Claimed(claim, number, lapsed)
             # It is not as it was when we looked: look again.
+
+    def answering(self, claim: Claim, *, lease: float) -> bool:
+        """See `Store.answering`. Survives power loss when it returns: the client is about to hear the answer."""
+        if self._file.change(sql.ANSWERING_NOW, lambda now: (*_mine(claim), now + lease), durable=True):
+            return True
+        # Of a record that is gone nothing says for how long it was to be kept.
+        row = _new(claim, ANSWERING, lease=lease, retention=_LOST_RETENTION, life=lease + _LOST_RETENTION)
+        return self._insert_lost(claim, row) or self._stands(claim, COMPLETED)
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         packed = None if response is None else response.pack()
+        record_id, token = claim.record.id, claim.token
+        if self._file.change(sql.COMPLETE, lambda now: (record_id, token, now + retention, packed), durable=True):
+            return True
+        row = _new(claim, COMPLETED, lease=0.0, retention=retention, life=retention, packed=packed)
+        return self._insert_lost(claim, row)
 
-        def values(now: float, place: Callable[[float], int] = next_place) -> Row:
-            expires_at = now + retention
-            return claim.record_id, claim.token, expires_at, packed, place(expires_at)
-
-        write = Write(_COMPLETE, values)
-        self._file.write(write, durable=True)
-        if not write.changed:
-            write = Write(_COMPLETE_SOONER, lambda now: values(now, first_place))
-            self._file.write(write, durable=True)
-        return write.changed > 0
-
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
-        write = Write(_RELEASE, lambda now: (claim.record_id, claim.token))
-        self._file.write(write, durable=False)
-        return write.changed > 0
+        if self._file.change(sql.RELEASE, lambda now: (*_mine(claim), now, now + retention), durable=False):
+            return True
+        return self._gone(claim.record.id)
 
-    def renew(self, claims: Iterable[Claim], *, lease: float) -> None:
+    def abandon(self, claim: Claim) -> bool:
+        """See `Store.abandon`."""
+        if self._file.change(sql.ABANDON, lambda now: (*_mine(claim), now), durable=True):
+            return True
+        row = _new(claim, ABANDONED, lease=0.0, retention=_LOST_RETENTION, life=inf)
+        return self._insert_lost(claim, row) or self._stands(claim, ANSWERING, COMPLETED)
+
+    def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
+        """See `Store.resolve`. Survives power loss when it returns."""
+        state = COMPLETED if done else RELEASED
+        forget_marks = Write(sql.FORGET_MARKS, lambda now: (record_id, now))
+        resolve = Write(sql.RESOLVE, lambda now: (record_id, now, state, now + retention))
+        self._file.write(forget_marks, resolve, durable=True)
+        return resolve.changed > 0
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
         """See `Store.renew`."""
-        writes = [_renewal(claim, lease) for claim in claims]
-        if writes:
-            self._file.write(*writes, durable=False)
+        renewals = {claim: _renewal(claim, lease) for claim in claims}
+        if renewals:
+            self._file.write(*renewals.values(), durable=False)
+        return {claim for claim, renewal in renewals.items() if not renewal.changed and self._fenced(claim)}
+
+    def load_steps(self, claim: Claim) -> Mapping[str, bytes | None]:
+        """See `Store.load_steps`."""
+        return dict(self._file.read(sql.STEPS, (claim.record.id,)))
+
+    def keep_step(self, claim: Claim, name: str, result: bytes | None, *, retention: float) -> bool:
+        """See `Store.keep_step`."""
+        keep = Write(sql.KEEP_STEP, lambda now: (*_mine(claim), name, result))
+        prolong = Write(sql.PROLONG, lambda now: (*_mine(claim), now + retention))
+        self._file.write(keep, prolong, durable=True)
+        return prolong.changed > 0
+
+    def drop_step(self, claim: Claim, name: str) -> bool:
+        """See `Store.drop_step`."""
+        if self._file.change(sql.DROP_STEP, lambda now: (*_mine(claim), name), durable=False):
+            return True
+        return self._file.first(sql.HELD, _mine(claim)) is not None
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
@@ -156,11 +162,11 @@ class SQLiteStore:
                 time.sleep(_PAUSE * (time.monotonic() - began))
                 began = time.monotonic()
             now = clock.now()
-            due = self._file.read(_DUE, (next_place(now), min(limit - purged, _PURGED_AT_ONCE)))
+            due = self._file.read(sql.DUE, (next_place(now), min(limit - purged, _PURGED_AT_ONCE)))
             if not due:
                 break
             purge = _purge(due[-1][0], now)
-            moved = [_move_back(place, ends, now) for place, ends in due if ends > now]
+            moved = [_move_back(place, ends, kept, now) for place, ends, kept in due if ends > now]
             self._file.write(purge, *moved, durable=False, scattered=True)
             purged += purge.changed
             looked_at += len(due)
@@ -170,35 +176,107 @@ class SQLiteStore:
         """See `Store.close`."""
         self._file.close()
 
+    def _standing(self, found: Row, record_id: bytes, fingerprint: bytes, take_over: bool) -> Standing | None:
+        """What stands in the way of a claim; None where nothing does."""
+        kept_fingerprint, _, _, state, started, lease_ends, expires_at, response = found
+        now = clock.now()
+        if expires_at <= now:
+            return None
+        if state == COMPLETED:
+            return Completed(kept_fingerprint, kept_response(response))
+        if state == RELEASED:
+            other = kept_fingerprint != fingerprint
+            bound = other and self._file.first(sql.HAS_RESULTS, (record_id,)) is not None
+            return Lapsed(kept_fingerprint) if bound else None
+        if state == ABANDONED:
+            return Lapsed(kept_fingerprint)
+        if lease_ends > now:
+            return InProgress(kept_fingerprint, started, lease_ends)
+        if state == ANSWERING:
+            return Completed(kept_fingerprint, None)
+        return None if take_over and kept_fingerprint == fingerprint else Lapsed(kept_fingerprint)
 
-def _standing(found: Sequence[Row], fingerprint: bytes, take_over: bool) -> InProgress | Completed | None:
-    """What stands in the way of a claim; None where nothing does."""
-    if not found:
-        return None
-    found_fingerprint, lease_ends, expires_at, response = found[0]
-    now = clock.now()
-    if expires_at <= now:
-        return None
-    if lease_ends is None:
-        return Completed(found_fingerprint, kept_response(response))
-    lapsed = lease_ends <= now
-    if lapsed and take_over and found_fingerprint == fingerprint:
-        return None
-    return InProgress(found_fingerprint, lease_ends, lapsed)
+    def _insert_lost(self, claim: Claim, row: Callable[[float], Row]) -> bool:
+        """Insert the record of a claim anew, where it is gone altogether or over; False where another stands there."""
+        return self._insert_anew(claim.record.id, row, durable=True) > 0
+
+    def _insert_anew(self, record_id: bytes, row: Callable[[float], Row], *, durable: bool) -> int:
+        """1 where no record stood that is not over, and 0 where one does."""
+        forget, insert = Write(sql.FORGET, lambda now: (record_id, now)), Write(sql.INSERT, row)
+        self._file.write(forget, insert, durable=durable)
+        return insert.changed
+
+    def _gone(self, record_id: bytes) -> bool:
+        found = self._file.first(sql.READ, (record_id,))
+        return found is None or found[_EXPIRES_AT] <= clock.now()
+
+    def _stands(self, claim: Claim, *states: int) -> bool:
+        """Whether the record is this claim's, and in one of these states."""
+        found = self._file.first(sql.READ, (claim.record.id,))
+        return found is not None and found[_TOKEN] == claim.token and found[_STATE] in states
+
+    def _fenced(self, claim: Claim) -> bool:
+        found = self._file.first(sql.READ, (claim.record.id,))
+        return found is not None and found[_TOKEN] != claim.token and found[_EXPIRES_AT] > clock.now()
+
+
+def _new(
+    claim: Claim, state: int, *, lease: float, retention: float, life: float, packed: bytes | None = None
+) -> Callable[[float], Row]:
+    """What `INSERT` makes of a claim: a record that lives for `life`, which may be without end."""
+    record, fingerprint, token = claim.record, claim.fingerprint, claim.token
+    looked_at = max(lease, retention)  # after so many seconds, to see whether it is over
+
+    def row(now: float) -> Row:
+        return (
+            any_place(now + looked_at),
+            record.id,
+            fingerprint,
+            token,
+            state,
+            now,
+            now + lease,
+            retention,
+            now + life,
+            record.key,
+            record.method,
+            record.path,
+            packed,
+        )
+
+    return row
+
+
+def _again(new: Callable[[float], Row], found: Row) -> Callable[[float], Row]:
+    """What `CLAIM_AGAIN` makes of a new record in the place of the one that was found."""
+    _, seen_token, number, seen_state, _, seen_lease_ends, seen_expires_at, _ = found
+
+    def values(now: float) -> Row:
+        place, record_id, fingerprint, token, _, started, lease_ends, retention, expires_at, key, method, path, _ = new(
+            now
+        )
+        made = (place, fingerprint, token, number, started, lease_ends, retention, expires_at, key, method, path)
+        return (*made, record_id, seen_token, seen_state, seen_lease_ends, seen_expires_at)
+
+    return values
+
+
+def _mine(claim: Claim) -> tuple[bytes, bytes]:
+    return claim.record.id, claim.token
 
 
 def _renewal(claim: Claim, lease: float) -> Write:
-    return Write(_RENEW, lambda now: (claim.record_id, claim.token, now + lease))
+    return Write(sql.RENEW, lambda now: (*_mine(claim), now + lease))
 
 
 def _purge(last: int, over: float) -> Write:
-    return Write(_PURGE, lambda now: (last, over))
+    return Write(sql.PURGE, lambda now: (last, over))
 
 
-def _move_back(place: int, expires_at: float, over: float) -> Write:
-    # Past what is due now, or the same sweep would find it again.
-    new = max(first_place(expires_at), next_place(over))
-    return Write(_MOVE_BACK, lambda now: (place, new, expires_at))
+def _move_back(place: int, expires_at: float, retention: float, over: float) -> Write:
+    # Past what is due now, or the same sweep would find it again. What has no end is looked at again by and by.
+    moment = min(expires_at, over + retention)
+    return Write(sql.MOVE_BACK, lambda now: (place, max(any_place(moment), next_place(over)), expires_at))
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -3,10 +3,14 @@
 import os
 import sqlite3
 import threading
+import time
+import weakref
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .fork_gate import ForkGate
 from .sqlite_schema import make_ready
 
 #: How many idle connections are kept; more are opened for a moment where more threads read at once.
@@ -15,6 +19,9 @@ _KEPT = 16
 #: KiB of pages that a connection may keep in memory, so that what leads to a record among millions need not be read
 #: each time.
 _CACHE = 4096
+
+#: Seconds for which a file that was seen in its place is taken to be there still, where nothing is decided by it.
+_LOOK_AGAIN = 0.05
 
 #: How many pages the log may grow to before SQLite itself, in the middle of a commit, copies it back. `Checkpoints`
 #: comes before that, unless every process ends before its time.
@@ -30,41 +37,43 @@ _left_to_parent: list[object] = []
 class Connection:
     """One connection, for one thread at a time."""
 
-    __slots__ = ("_waits", "execute", "opened", "raw")
+    __slots__ = ("__weakref__", "_known", "execute", "opened", "raw", "waits")
 
-    def __init__(self, raw: sqlite3.Connection, opened: "_Opened") -> None:
+    def __init__(self, raw: sqlite3.Connection, opened: "_Opened", known: set[object]) -> None:
         self.raw = raw
         self.opened = opened
         self.execute = raw.cursor().execute  # always the same cursor: none is made for each statement
-        self._waits = False
+        self.waits = False  # whether its commits return only when they are on the disk
+        # Forgotten when it is closed or, where its thread was torn off, when nobody has it any more.
+        self._known = weakref.ref(self, known.discard)
+        known.add(self._known)
 
     def wait_for_disk(self, wanted: bool) -> None:
         """Whether the next commits return only when they are on the disk. Not to be changed within a transaction.
 
         A connection for each kind would be simpler, but whatever the one writes, the other has to read again.
         """
-        if self._waits is not wanted:
+        if self.waits is not wanted:
             # As a script, because it takes effect when it is compiled: a statement found in the cache would do nothing.
             self.raw.executescript(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
-            self._waits = wanted
+            self.waits = wanted
+
+    def close(self, known: set[object]) -> None:
+        """Close it for good."""
+        self.raw.close()
+        known.discard(self._known)
 
 
 class _Opened:
     """The idle connections to one file, which `device` and `inode` tell from another in its place."""
 
-    __slots__ = ("device", "idle", "inode", "retired")
+    __slots__ = ("device", "idle", "inode", "retired", "seen")
 
     def __init__(self, found: os.stat_result) -> None:
         self.device, self.inode = found.st_dev, found.st_ino
+        self.seen = time.monotonic()  # when the file was last seen in its place
         self.retired = False
         self.idle: deque[Connection] = deque()  # the last to be used is the next, since it knows the newest pages
-
-    def retire(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
-        self.retired = True
-        with suppress(IndexError):
-            while True:
-                self.idle.pop().raw.close()
 
 
 class SQLiteConnections:
@@ -78,6 +87,7 @@ class SQLiteConnections:
         self._name = os.fspath(path)
         self._uri = f"{path.as_uri()}?mode=rw"  # never made by SQLite, which would let everybody read it
         self._begin_afresh()
+        self._gate = ForkGate(close=self.close, busy=self._any_open, in_child=self._leave_to_parent)
 
     def take(self) -> Connection:
         """A connection for this thread alone, until it is given back or dropped."""
@@ -85,49 +95,75 @@ class SQLiteConnections:
         try:
             return opened.idle.pop()
         except IndexError:
-            return self._connect(opened)
+            return self._connect_one_more(opened)
+
+    def take_to_read(self) -> Connection:
+        """As `take`, for one that decides nothing: it may be to a file that was removed a moment ago."""
+        opened = self._opened
+        # A clock that is stopped or set by a test may be anywhere.
+        if opened is None or abs(time.monotonic() - opened.seen) > _LOOK_AGAIN:
+            return self.take()
+        try:
+            return opened.idle.pop()
+        except IndexError:
+            return self._connect_one_more(opened)
 
     def give_back(self, connection: Connection) -> None:
         """Let another thread have it."""
         opened = connection.opened
         if len(opened.idle) >= _KEPT:
-            connection.raw.close()
+            connection.close(self._known)
             return
         opened.idle.append(connection)
         if opened.retired:  # looked at after it is back, so that none slips by
-            opened.retire()
+            self._retire(opened)
 
     def drop(self, connection: Connection, error: BaseException) -> None:
         """Have done with it after this error."""
-        if is_busy(error) and not connection.raw.in_transaction:
+        harmless = is_busy(error) or isinstance(error, sqlite3.IntegrityError)
+        if harmless and not connection.raw.in_transaction:
             self.give_back(connection)
         elif isinstance(error, sqlite3.Error) and _code(error) in _OF_THE_DISK:
             self._replace(connection)
         else:
             # What the trouble left of a transaction and of a connection, nobody should have to know.
-            connection.raw.close()
+            connection.close(self._known)
             if isinstance(error, sqlite3.Error):
                 self._retire(connection.opened)
 
+    def any_in_use(self) -> bool:
+        """Whether some thread has one now."""
+        opened = self._opened
+        return opened is not None and len(self._known) > len(opened.idle)
+
     def close(self) -> None:
-        """Close all; the next to take one opens the file again."""
+        """Close all that are idle, and the others when they come back; the next to take one opens the file again."""
         opened = self._opened
         if opened is not None:
             self._retire(opened)
 
-    def leave_to_parent(self) -> None:
+    def _begin_afresh(self) -> None:
+        self._opening = threading.Lock()
+        self._opened: _Opened | None = None
+        #: Whatever a fork has to wait for: connections, and threads that are about to open one.
+        self._known: set[object] = set()
+
+    def _leave_to_parent(self) -> None:
         """In a forked child: begin without what the parent had."""
         _left_to_parent.append(self._opened)
         self._begin_afresh()
 
-    def _begin_afresh(self) -> None:
-        self._opening = threading.Lock()
-        self._opened: _Opened | None = None
+    def _any_open(self) -> bool:
+        return bool(self._known)
 
     def _retire(self, opened: _Opened) -> None:
+        """Close what is idle; what is in use is closed when it comes back."""
         if self._opened is opened:
             self._opened = None
-        opened.retire()
+        opened.retired = True
+        with suppress(IndexError):
+            while True:
+                opened.idle.pop().close(self._known)
 
     def _replace(self, connection: Connection) -> None:
         """Open another, and only then close this one: where it was the last, a full disk would let none be opened."""
@@ -141,7 +177,7 @@ class SQLiteConnections:
                 return
         else:
             self.give_back(other)
-        connection.raw.close()
+        connection.close(self._known)
 
     def _ready(self) -> _Opened:
         """The file, opened; afresh where it was removed or replaced: to go on with the old would split the records."""
@@ -150,12 +186,27 @@ class SQLiteConnections:
             with suppress(FileNotFoundError):
                 found = os.stat(self._name)
                 if found.st_ino == opened.inode and found.st_dev == opened.device:
+                    opened.seen = time.monotonic()
                     return opened
             self._retire(opened)
-        with self._opening:
+        with self._entered(), self._opening:
             if self._opened is None:
                 self._opened = self._open()
             return self._opened
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Hold the next fork up, having waited for one that is under way."""
+        me = object()
+        try:
+            self._known.add(me)
+            while not self._gate.is_open:
+                self._known.discard(me)
+                self._gate.wait()
+                self._known.add(me)
+            yield
+        finally:
+            self._known.discard(me)
 
     def _open(self) -> _Opened:
         _make_file(self._path)
@@ -164,10 +215,14 @@ class SQLiteConnections:
         try:
             make_ready(connection.raw, self._path.name)
         except BaseException:
-            connection.raw.close()
+            connection.close(self._known)
             raise
         opened.idle.append(connection)
         return opened
+
+    def _connect_one_more(self, opened: _Opened) -> Connection:
+        with self._entered():
+            return self._connect(opened)
 
     def _connect(self, opened: _Opened) -> Connection:
         raw = sqlite3.connect(self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
@@ -178,7 +233,7 @@ class SQLiteConnections:
         except BaseException:
             raw.close()
             raise
-        return Connection(raw, opened)
+        return Connection(raw, opened, self._known)
 
 
 def is_busy(error: BaseException) -> bool:

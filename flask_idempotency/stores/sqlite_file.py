@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..engine import clock
+from ..engine.forks import call_in_child
 from ..engine.store import StoreUnavailable
-from .fork_gate import ForkGate
 from .group_commit import GroupCommit, NoTurn
 from .sqlite_checkpoints import Checkpoints
 from .sqlite_connections import Connection, SQLiteConnections, is_busy
@@ -30,22 +30,30 @@ _SHARE_FOR_TURNSTILE = 0.05
 _GIVE_WAY = 1e-6
 
 
+#: How often a statement is tried whose row would stand in a place that is taken.
+_TRIES = 50
+
+
 class Write:
     """One statement: `values` gives its parameters at the moment when it runs, however long it waited for its turn."""
 
-    __slots__ = ("changed", "rows", "statement", "values")
+    __slots__ = ("changed", "statement", "values")
 
     def __init__(self, statement: str, values: Callable[[float], Row]) -> None:
         self.statement = statement
         self.values = values
         self.changed = 0  # how many rows it wrote
-        self.rows: list[Row] = []  # what it returned
 
     def run(self, connection: Connection) -> None:
         """Run it, in a transaction of its own where there is none."""
-        cursor = connection.execute(self.statement, self.values(clock.now()))
-        self.rows = cursor.fetchall()
-        self.changed = cursor.rowcount
+        for left in reversed(range(_TRIES)):
+            try:
+                self.changed = connection.execute(self.statement, self.values(clock.now())).rowcount
+            except sqlite3.IntegrityError:  # chance has chosen a place that is taken: let it choose again
+                if not left:
+                    raise
+            else:
+                return
 
 
 class _Job(NamedTuple):
@@ -70,9 +78,28 @@ class SQLiteFile:
         self._turnstile = Turnstile(path.with_name(f"{path.name}-turn"))
         self._commits: GroupCommit[_Job] = GroupCommit(self._commit)
         self._checkpoints = Checkpoints(self._checkpoint)
-        self._gate = ForkGate(before=self._connections.close, in_child=self._begin_afresh)
+        call_in_child(self._begin_afresh)
 
-    def read(self, statement: str, values: Row) -> list[Row]:
+    def first(self, statement: str, values: Row) -> Row | None:
+        """The first row that `statement` reads; it reads no other."""
+        connection = None
+        try:
+            connection = self._connections.take_to_read()
+            row: Row | None = connection.execute(statement, values).fetchone()
+            self._connections.give_back(connection)
+            return row
+        except BaseException as error:
+            if connection is not None:
+                self._connections.drop(connection, error)
+            if not isinstance(error, sqlite3.Error | OSError):
+                raise
+            trouble = error
+        if not is_busy(trouble):
+            raise self._trouble(trouble) from trouble
+        rows = self.read(statement, values)
+        return rows[0] if rows else None
+
+    def read(self, statement: str, values: Row = ()) -> list[Row]:
         """The rows that `statement` reads."""
         try:
             try:
@@ -84,25 +111,57 @@ class SQLiteFile:
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
+    def change(self, statement: str, values: Callable[[float], Row], *, durable: bool) -> int:
+        """As `write` of one statement; how many rows it wrote. Where nobody is in the way, nothing is sooner done."""
+        durable = durable and self._durable
+        commits, connections = self._commits, self._connections
+        connection = changed = None
+        me = object()
+        try:
+            if commits.enter(me) and self._turnstile.empty():
+                connection = connections.take()
+                if connection.waits is not durable:
+                    connection.wait_for_disk(durable)
+                changed = connection.execute(statement, values(clock.now())).rowcount
+                connections.give_back(connection)
+                connection = None
+            commits.leave(me)
+        except BaseException as error:
+            if connection is not None:
+                connections.drop(connection, error)
+            commits.leave(me)
+            if not is_busy(error) and not isinstance(error, sqlite3.IntegrityError):
+                if isinstance(error, sqlite3.Error | OSError):
+                    raise self._trouble(error) from error
+                raise
+        if changed is None:
+            # Somebody is in the way, or in the place: this takes its turn among them.
+            write = Write(statement, values)
+            self.write(write, durable=durable)
+            return write.changed
+        self._after(changed)
+        return changed
+
     def write(self, *writes: Write, durable: bool, scattered: bool = False) -> None:
         """Run all these in one transaction; `durable`: on the disk when this returns, unless the file never is.
 
         `scattered`: their rows stand all over the file, and not side by side as new ones do.
         """
         self._commits.submit(_Job(writes, durable and self._durable))
-        self._checkpoints.after(sum([write.changed for write in writes]), scattered=scattered)
-        if not self._durable and self._gate.crowded():
-            time.sleep(_GIVE_WAY)
+        self._after(sum([write.changed for write in writes]), scattered=scattered)
 
     def close(self) -> None:
         """Close every connection that is not in use now; the next call opens new ones."""
-        with self._gate:
-            self._connections.close()
+        self._connections.close()
 
     def _begin_afresh(self) -> None:
-        self._connections.leave_to_parent()
         self._turnstile.close()
         self._commits = GroupCommit(self._commit)
+
+    def _after(self, rows: int, *, scattered: bool = False) -> None:
+        self._checkpoints.after(rows, scattered=scattered)
+        if not self._durable and self._connections.any_in_use():
+            time.sleep(_GIVE_WAY)
 
     def _fetch(self, statement: str, values: Row) -> list[Row]:
         return self._use(lambda connection: connection.execute(statement, values).fetchall())
@@ -146,15 +205,14 @@ class SQLiteFile:
             raise self._trouble(error) from error
 
     def _use(self, act: Callable[[Connection], T]) -> T:
-        with self._gate:
-            connection = self._connections.take()
-            try:
-                result = act(connection)
-            except BaseException as error:
-                self._connections.drop(connection, error)
-                raise
-            self._connections.give_back(connection)
-            return result
+        connection = self._connections.take()
+        try:
+            result = act(connection)
+        except BaseException as error:
+            self._connections.drop(connection, error)
+            raise
+        self._connections.give_back(connection)
+        return result
 
     def _wait_for_turn(self) -> None:
         for _ in _naps(self._busy_timeout * _SHARE_FOR_TURNSTILE):

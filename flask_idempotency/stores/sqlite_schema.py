@@ -1,11 +1,13 @@
 """The tables in the file, and how they come to be: in a new file, and in one of an older version."""
 
 import sqlite3
+from random import random
 
 from ..engine.store import StoreUnavailable
+from .states import CLAIMED, COMPLETED
 
 #: The layout of the tables below. A file with another number was written by another version of the library.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: How many places there are in each millisecond.
 _PLACES = 1_000_000
@@ -14,67 +16,95 @@ _PLACES = 1_000_000
 _LAST_MILLISECOND = 9_000_000_000_000
 
 #: In the last millisecond there is no end of places: who keeps records for ever may have more than a million.
-_LAST_FIRST_PLACE, _NO_PLACE = _LAST_MILLISECOND * _PLACES, 2**63 - 1
+_LAST_FIRST_PLACE, _PLACES_IN_THE_LAST, _NO_PLACE = _LAST_MILLISECOND * _PLACES, 2**57, 2**63 - 1
 
 # The place of a record is the order in which the sweep looks at it, in the table itself: there is no other index to
-# be kept beside that of the ids, and new records stand side by side.
+# be kept beside that of the ids, and new records stand side by side. The response comes last: what is long spills over
+# into pages of its own, and whatever came after it would have to be looked for there.
 _RECORDS = """
 CREATE TABLE idempotency_records (
-    place INTEGER PRIMARY KEY,  -- the millisecond of the epoch before which it does not expire, and a running number
+    place INTEGER PRIMARY KEY,  -- the millisecond of the epoch in which the sweep looks at it, and a random number
     id BLOB NOT NULL UNIQUE,
     fingerprint BLOB NOT NULL,
     token BLOB NOT NULL,
     number INTEGER NOT NULL,
-    lease_ends REAL,            -- epoch seconds; NULL once completed
-    expires_at REAL NOT NULL,   -- epoch seconds; never before lease_ends
+    state INTEGER NOT NULL,     -- 0 claimed, 1 answering, 2 released, 3 abandoned, 4 completed
+    started REAL NOT NULL,      -- epoch seconds
+    lease_ends REAL NOT NULL,   -- epoch seconds; of a claimed or answering record
+    retention REAL NOT NULL,    -- seconds, as the claim had it
+    expires_at REAL NOT NULL,   -- epoch seconds; infinite while its outcome is unknown and may not be guessed
+    key TEXT NOT NULL,
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
     response BLOB               -- NULL in a completed record: a tombstone
 )
+"""
+
+_STEPS = """
+CREATE TABLE idempotency_steps (
+    record_id BLOB NOT NULL,
+    name TEXT NOT NULL,
+    result BLOB,                -- NULL: it began, and nothing was kept of it
+    PRIMARY KEY (record_id, name)
+) WITHOUT ROWID
+"""
+
+# Whoever deletes a record, by hand, too, deletes its steps.
+_STEPS_GO_WITH_THEIR_RECORD = """
+CREATE TRIGGER idempotency_steps_go AFTER DELETE ON idempotency_records
+BEGIN DELETE FROM idempotency_steps WHERE record_id = old.id; END
 """
 
 _CREATE = (
     "CREATE TABLE idempotency_schema (version INTEGER NOT NULL)",
     f"INSERT INTO idempotency_schema VALUES ({SCHEMA_VERSION})",
     _RECORDS,
+    _STEPS,
+    _STEPS_GO_WITH_THEIR_RECORD,
 )
 
-# The order of expiry was an index then.
-_FROM_1 = (
-    "ALTER TABLE idempotency_records RENAME TO idempotency_records_1",
+# Until then, a record was completed where it had no lease, and claimed otherwise. Version 1 had no places.
+_FROM_OLDER = (
+    "ALTER TABLE idempotency_records RENAME TO idempotency_records_older",
     _RECORDS,
     f"""
     INSERT INTO idempotency_records
     SELECT CAST(min(expires_at * 1000, {_LAST_MILLISECOND}) AS INTEGER) * {_PLACES}
             + row_number() OVER (PARTITION BY CAST(min(expires_at * 1000, {_LAST_MILLISECOND}) AS INTEGER)) - 1,
-        id, fingerprint, token, number, lease_ends, expires_at, response
-    FROM idempotency_records_1 ORDER BY 1
+        id, fingerprint, token, number, iif(lease_ends IS NULL, {COMPLETED}, {CLAIMED}),
+        strftime('%s', 'now') + 0.0, coalesce(lease_ends, 0.0), max(expires_at - strftime('%s', 'now'), 0.0),
+        expires_at, '', '', '', response
+    FROM idempotency_records_older ORDER BY 1
     """,
-    "DROP TABLE idempotency_records_1",
+    "DROP TABLE idempotency_records_older",
+    _STEPS,
+    _STEPS_GO_WITH_THEIR_RECORD,
     f"UPDATE idempotency_schema SET version = {SCHEMA_VERSION}",
 )
 
-_MIGRATIONS: dict[object, tuple[str, ...]] = {1: _FROM_1}
+_MIGRATIONS: dict[object, tuple[str, ...]] = {1: _FROM_OLDER, 2: _FROM_OLDER}
 
 _HAS_SCHEMA = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'idempotency_schema'"
 
 
 def first_place(moment: float) -> int:
-    """The first place of what expires at `moment`, in epoch seconds: all that stand before it expire earlier."""
+    """The first place of what is looked at at `moment`, in epoch seconds: all that stand before it come earlier."""
     return int(min(moment * 1000, _LAST_MILLISECOND)) * _PLACES
 
 
 def next_place(moment: float) -> int:
-    """The first place after those of what expires at `moment`, in epoch seconds."""
+    """The first place after those of what is looked at at `moment`, in epoch seconds."""
     first = first_place(moment)
     return first + _PLACES if first < _LAST_FIRST_PLACE else _NO_PLACE
 
 
-def free_place(parameter: str) -> str:
-    """SQL for the first free place from `first_place(…)` on, which `parameter` stands for."""
-    last = f"iif({parameter} < {_LAST_FIRST_PLACE}, {parameter} + {_PLACES - 1}, {_NO_PLACE - 1})"
-    return (
-        f"coalesce((SELECT max(place) + 1 FROM idempotency_records WHERE place BETWEEN {parameter} AND {last}), "
-        f"{parameter})"
-    )
+def any_place(moment: float) -> int:
+    """One of the places of what is looked at at `moment`. It may be taken; then ask for another.
+
+    To look for one that is free costs SQLite more than chance does.
+    """
+    first = first_place(moment)
+    return first + int(random() * (_PLACES if first < _LAST_FIRST_PLACE else _PLACES_IN_THE_LAST))
 
 
 def make_ready(connection: sqlite3.Connection, name: str) -> None:

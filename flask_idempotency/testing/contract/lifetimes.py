@@ -102,10 +102,11 @@ class LifetimesContract(StoreContractFrame):
     def test_a_claim_whose_lease_and_retention_are_over_is_gone(
         self, store: Store, record: RecordKey, end_leases: Callable[[], None]
     ) -> None:
-        claim = self.must_claim(store, record, lease=self.short, retention=self.short)
+        released = self.must_claim(store, record, lease=self.short, retention=self.short)
+        renewed = self.must_claim(store, new_record(), lease=self.short, retention=self.short)
         end_leases()
-        assert store.release(claim, retention=DAY) is True
-        assert store.renew([self.strangers(claim)], lease=60.0) == set()
+        assert store.release(self.strangers(released), retention=DAY) is True
+        assert store.renew([self.strangers(renewed)], lease=60.0) == set()
 
     def test_a_purge_takes_what_is_over_and_leaves_the_rest(self, store: Store, end_leases: Callable[[], None]) -> None:
         kept, held, over = new_record(), new_record(), new_record()
