@@ -55,6 +55,7 @@ class Hooks:
         self.policy = policy
         self.views = ViewPolicies(app, policy)
         self.request_keeping = RequestKeeping(app, policy, sessions, login_as)
+        self._dispatch: Callable[..., Any] | None = None  # what we have put in the place of the application's own
         self._docs = docs
         self._signed_in = SignedIn(app)
         self._endings = Endings(engine, self.request_keeping, self._refuse)
@@ -69,7 +70,7 @@ class Hooks:
         that order, so public methods of the application are extended.
         """
         app = self.app
-        full_dispatch, dispatch, teardown = app.full_dispatch_request, app.dispatch_request, app.do_teardown_request
+        full_dispatch, teardown = app.full_dispatch_request, app.do_teardown_request
 
         guarded = self.views.guarded
 
@@ -78,17 +79,11 @@ class Hooks:
         def full_dispatch_request(*args: Any) -> Response:
             context = current_context()
             if context.request.method in guarded:
+                if app.dispatch_request is not self._dispatch:
+                    # Somebody stands there since, such as Flask-DebugToolbar, and calls nobody who stood there before.
+                    self._stand_before_dispatching()
                 self._begin(context)
             return full_dispatch(*args)
-
-        def dispatch_request(*args: Any) -> Any:
-            context = current_context()
-            if context.request.method not in guarded:
-                return dispatch(*args)
-            passage = passage_here()
-            if passage is None or passage.admitted or passage.in_force.decorated:
-                return dispatch(*args)
-            return self._claim_and_run(context.request, passage, dispatch, args)
 
         def do_teardown_request(*args: Any) -> None:
             if current_context().request.method not in guarded or (passage := passage_here()) is None:
@@ -100,11 +95,26 @@ class Hooks:
                 # Last, and whatever others do: the key is given back.
                 self._endings.tear_down(passage, error)
 
+        self._stand_before_dispatching()
         app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
-        app.dispatch_request = dispatch_request  # type: ignore[method-assign]
         app.do_teardown_request = do_teardown_request  # type: ignore[method-assign, assignment]
         if self._docs.path is not None:
             app.add_url_rule(self._docs.path, "idempotency_policy", self._policy_page, methods=["GET"])
+
+    def _stand_before_dispatching(self) -> None:
+        """Claim before whoever dispatches now; where that is one of ours further in, it lets what is claimed pass."""
+        dispatch, guarded = self.app.dispatch_request, self.views.guarded
+
+        def dispatch_request(*args: Any) -> Any:
+            context = current_context()
+            if context.request.method not in guarded:
+                return dispatch(*args)
+            passage = passage_here()
+            if passage is None or passage.admitted or passage.in_force.decorated:
+                return dispatch(*args)
+            return self._claim_and_run(context.request, passage, dispatch, args)
+
+        self._dispatch = self.app.dispatch_request = dispatch_request  # type: ignore[method-assign]
 
     def _begin(self, context: Any) -> None:
         """Begin the passage of a request that the policy covers, before anything reads its body."""

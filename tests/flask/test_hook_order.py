@@ -47,7 +47,7 @@ def test_an_after_request_hook_that_comes_later_or_is_put_first_runs_after_ours(
 
 
 @pytest.mark.parametrize("of", ["headers", "status", "body", "another"])
-def test_a_replay_is_as_it_was_kept_whatever_the_blueprint_does_to_it(of: str) -> None:
+def test_what_a_blueprint_does_to_each_response_is_done_to_a_replay_once(of: str) -> None:
     blueprint = Blueprint("shop", __name__)
     blueprint.add_url_rule("/x", "x", lambda: ("ok", 201), methods=["POST"])
 
@@ -66,9 +66,11 @@ def test_a_replay_is_as_it_was_kept_whatever_the_blueprint_does_to_it(of: str) -
     app, _ = make_app()
     app.register_blueprint(blueprint)
     first, again = post(app), post(app)
-    assert again.headers["Idempotent-Replayed"] == "true"
+    assert ("Idempotent-Replayed" in again.headers) == (of != "another")
     assert (again.status, again.data) == (first.status, first.data)
     assert again.headers.getlist("X-Count") == first.headers.getlist("X-Count")
+    assert len(first.headers.getlist("X-Count")) == (of == "headers")
+    assert len(first.data) <= 3
 
 
 def test_a_request_that_passes_by_has_no_hook_more_than_without_us() -> None:
@@ -87,13 +89,12 @@ def test_a_request_that_passes_by_has_no_hook_more_than_without_us() -> None:
         assert synchronous == ["<lambda>"]
         synchronous.clear()
     post(app)
-    assert synchronous == ["<lambda>", "after"]
+    assert len(synchronous) == 2, "the view and the capture"
 
 
 def test_a_teardown_that_fails_does_not_keep_the_key_from_being_given_back() -> None:
-    app, idempotency = make_app()
+    app, _ = make_app()
     app.config["PROPAGATE_EXCEPTIONS"] = True
-    store: Any = idempotency._store
 
     @app.teardown_request
     def fail(error: BaseException | None) -> None:
@@ -108,8 +109,7 @@ def test_a_teardown_that_fails_does_not_keep_the_key_from_being_given_back() -> 
 
     with pytest.raises(ZeroDivisionError):
         post(app, "/x?fail=1")
-    assert store._records == {}
-    assert post(app).status_code == 200
+    assert post(app, "/x").status_code == 200, "another payload may use the key that was given back"
 
 
 @pytest.mark.parametrize("when", ["before a view whose decorator hides ours", "in a hook", "with another app's"])
@@ -122,7 +122,7 @@ def test_a_list_of_hooks_that_takes_the_place_of_ours_does_not_end_the_keeping(w
         runs.append(None)
         return "done"
 
-    decorated = idempotency.view(methods=("POST",))(view)
+    decorated = idempotency.view()(view)
     app.add_url_rule("/x", "x", (lambda: decorated()) if in_view else view, methods=["POST"])
     if when == "in a hook":
         app.before_request(lambda: app.after_request_funcs.update({None: [lambda response: response]}))
@@ -138,6 +138,25 @@ def test_the_list_of_hooks_may_be_looked_through_outside_of_requests() -> None:
     app, _ = make_app()
     app.after_request(lambda response: response)
     assert list(reversed(app.after_request_funcs[None])) == app.after_request_funcs[None]
+
+
+@pytest.mark.parametrize("set_up", ["before", "after"])
+def test_a_view_is_covered_whoever_takes_the_place_of_dispatching(set_up: str) -> None:
+    app = Flask(__name__)
+    of_the_class = Flask.dispatch_request
+
+    def dispatch_request() -> Any:  # as Flask-DebugToolbar does it: what stood there before is not called
+        return of_the_class(app)
+
+    if set_up == "before":
+        app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+    Idempotency(app, store=MemoryStore())
+    if set_up == "after":
+        app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+    runs: list[None] = []
+    app.add_url_rule("/x", "x", lambda: runs.append(None) or f"run {len(runs)}", methods=["POST"])
+    assert [post(app).text for _ in range(2)] == ["run 1", "run 1"]
+    assert post(app, key=None).status_code == 400
 
 
 def test_an_atomic_view_is_one_whoever_takes_the_place_of_dispatching(tmp_path: Any) -> None:

@@ -152,20 +152,22 @@ def test_an_exempt_blueprint_exempts_those_that_are_nested_in_it_but_not_what_sa
     assert not is_exempt(app, "/again/plain")
 
 
-def test_a_view_may_be_covered_by_methods_of_its_own_under_a_decorator_that_hides_it() -> None:
-    app, idempotency = make_app()
+@pytest.mark.parametrize("methods", [(), ("PUT",)])
+def test_a_view_is_covered_under_a_decorator_that_hides_it(methods: tuple[str, ...]) -> None:
+    app, idempotency = make_app(methods=methods)
+    method = methods[0] if methods else "POST"
     runs: list[int] = []
 
     def hiding(view: Any) -> Any:
         return lambda: view()  # no functools.wraps
 
-    @idempotency.view(methods=["PUT"])
-    def put() -> str:
+    @idempotency.view()
+    def view() -> str:
         runs.append(1)
         return f"run {len(runs)}"
 
-    app.add_url_rule("/x", "x", hiding(put), methods=["PUT"])
-    assert [post(app, method="PUT", data=b"body").text for _ in range(2)] == ["run 1"] * 2
+    app.add_url_rule("/x", "x", hiding(view), methods=[method])
+    assert [post(app, method=method, data=b"body").text for _ in range(2)] == ["run 1"] * 2
 
 
 class AView(View):
@@ -193,12 +195,12 @@ def test_what_cannot_be_exempt_is_an_error_where_it_is_written(target: Any) -> N
 
 
 def test_one_decorated_view_serves_two_applications_each_under_its_own_policy() -> None:
-    idempotency = Idempotency(policy=Policy(methods=()))
-    view = idempotency.view(methods=("POST",), retention=60)(lambda: "done")
+    idempotency = Idempotency()
+    view = idempotency.view(retention=60)(lambda: "done")
     apps = []
     for header in ("X-One", "X-Two"):
         app = Flask(__name__)
-        app.config.update(IDEMPOTENCY_STORE_URL="memory://", IDEMPOTENCY_HEADER=header)
+        app.config.update(IDEMPOTENCY_STORE_URL="memory://", IDEMPOTENCY_HEADER=header, IDEMPOTENCY_METHODS=())
         idempotency.init_app(app)
         app.add_url_rule("/x", "x", view, methods=["POST"])
         apps.append(app)
