@@ -10,7 +10,7 @@ from ..engine import clock
 from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
-from .tokens import Tokens
+from .tokens import new_token
 
 #: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
 _LOST_RETENTION = 24 * 60 * 60.0
@@ -42,7 +42,6 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[bytes, _Record] = {}
         self._expiries: list[tuple[float, bytes]] = []
-        self._tokens = Tokens()
         self._begin_process()
         call_in_child(self._begin_process)
 
@@ -70,7 +69,7 @@ class MemoryStore:
                 if standing is not None:
                     return standing
                 lapsed, steps, number = found.state == CLAIMED, found.steps, found.number + 1
-            token = self._tokens.take()
+            token = new_token()
             lease_ends = now + lease
             expires_at = now + max(lease, retention) if take_over else inf
             self._records[record.id] = _Record(

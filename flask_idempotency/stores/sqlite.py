@@ -16,7 +16,7 @@ from . import sqlite_statements as sql
 from .sqlite_file import Row, SQLiteFile, Write
 from .sqlite_schema import any_place, next_place
 from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
-from .tokens import Tokens
+from .tokens import new_token
 
 #: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
 _LOST_RETENTION = 24 * 60 * 60.0
@@ -50,7 +50,6 @@ class SQLiteStore:
             weakref.finalize(self, _remove, folder, os.getpid())
             path, durable = Path(folder, "records.db"), False
         self._file = SQLiteFile(Path(path).absolute(), durable=durable, busy_timeout=busy_timeout)
-        self._tokens = Tokens()
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._file.path)!r})"
@@ -74,7 +73,7 @@ class SQLiteStore:
                 standing = self._standing(found, record.id, fingerprint, take_over)
                 if standing is not None:
                     return standing
-            claim = Claim(record, fingerprint, self._tokens.take())
+            claim = Claim(record, fingerprint, new_token())
             row = _new(claim, CLAIMED, lease=lease, retention=retention, life=life)
             if found is None:
                 number = self._file.change(sql.INSERT, row, durable=durable)
