@@ -135,7 +135,7 @@ class RedisStore:
         must_survive = durable or not take_over
         try:
             reply = self._write(call, written=_is_claimed) if must_survive else self._server.run(call)
-        except StoreUnavailable:
+        except BaseException:  # gevent's time-outs and signals interrupt it, too
             self._unheard.remember(Claim(record, fingerprint, token), retention)
             raise
         match reply:

@@ -406,3 +406,23 @@ def test_a_thread_that_is_torn_off_before_the_reply_leaves_it_to_nobody(
         asked.start()
     asked.join(20)
     assert isinstance(answers[0], Claimed), "it heard of another record"
+
+
+def test_a_claim_whose_thread_was_torn_off_is_this_processes_own(
+    store: RedisStore, own_valkey: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    must_claim(store)
+    record = new_record()
+
+    def torn_off(*arguments: object, **options: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Connection, "read_response", torn_off)
+        with pytest.raises(KeyboardInterrupt):
+            claim(store, record)
+    with own_valkey.client() as client:
+        servers.wait_until(lambda: client.exists(f"idempotency:{record.id.hex()}") == 1, "the server has run it")
+    outcome = claim(store, record)
+    assert isinstance(outcome, Claimed)
+    assert outcome.number == 1
