@@ -46,9 +46,11 @@ class Sleeper:
         self.second_runs, self.first_has_ended = Event(), Event()
         self.second: Future[Any] | None = None
         self.pool = ThreadPoolExecutor(1)
-        shop.app.add_url_rule("/orders", "orders", self.view, methods=["POST"])
+        self.runs = 0
+        shop.app.add_url_rule("/orders", "orders", lambda: self.view(), methods=["POST"])
 
     def view(self) -> Any:
+        self.runs += 1
         run = 1 if self.second is None else 2
         self.shop.db.session.add(self.shop.Order(item=f"run {run}"))
         self.shop.db.session.commit()
@@ -86,6 +88,25 @@ def test_whoever_was_taken_over_from_leaves_nothing_while_the_other_runs(
     assert (lost.status_code, kind(lost), lost.headers["Retry-After"]) == (409, "claim-lost", "1")
     assert (won.status_code, won.text) == (second, "run 2")
     assert (shop.items(), shop.kinds()) == (["run 2"], ["done" if second == 201 else "released"])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("first", [201, 402])
+@pytest.mark.parametrize("second_waits", [True, False])
+def test_one_that_has_taken_over_itself_is_taken_over_from_like_the_first(
+    server_url: str, store: DyingStore, level: str, first: int, second_waits: bool
+) -> None:
+    """It holds a row; at REPEATABLE READ, PostgreSQL says of that no more than that it has changed."""
+    options = {"isolation_level": level}
+    shop = Shop(server_url, store, engine_options=options, lease=60.0, on_conflict="rerun")
+    sleeper = Sleeper(shop, store, first=first, second=402, second_waits=second_waits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sleeper, "view", lambda: ("fails", 500))
+        assert ask(shop).status_code == 500
+    lost, won = sleeper.hear()
+    assert (lost.status_code, kind(lost), won.status_code) == (409, "claim-lost", 402)
+    assert sleeper.runs == 2
+    assert (shop.items(), shop.kinds()) == (["run 2"], ["released"])
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 from sqlalchemy import Engine, MetaData, create_engine, delete
+from sqlalchemy.exc import IntegrityError
 
 from flask_idempotency.engine.records import Claim, RecordKey, StoredResponse
 from flask_idempotency.exactly_once.at_rest import AtRest
@@ -55,6 +56,18 @@ def test_a_row_is_held_by_whoever_comes_last_until_it_is_done(proofs: Proofs, en
     assert done == find(proofs, engine) == Proof(Kind.DONE, b"b" * 16, b"fingerprint", ANSWER)
 
 
+def test_whoever_does_not_hold_it_any_more_cannot_end_it(proofs: Proofs, engine: Engine) -> None:
+    for token in (b"a", b"b"):
+        proofs.hold(engine, claim(token), retention=60)
+    for kind in (Kind.DONE, Kind.RELEASED):
+        for held in (True, False):
+            with pytest.raises(IntegrityError):
+                end(proofs, engine, b"a", kind, held=held)
+    found = find(proofs, engine)
+    assert found is not None
+    assert (found.kind, found.token) == (Kind.HELD, b"b" * 16)
+
+
 def test_what_is_done_gives_way_once_its_retention_is_over(proofs: Proofs, engine: Engine) -> None:
     with freeze_time("2026-11-24 12:00:00"):
         end(proofs, engine, b"a", Kind.DONE, held=False)
@@ -83,7 +96,8 @@ def test_a_row_that_changes_between_the_look_and_the_hold_is_looked_at_again(
     between: list[Callable[[], object]] = [
         lambda: end(proofs, engine, b"x", Kind.RELEASED, held=False),  # there was none
         lambda: proofs.hold(engine, claim(b"y"), retention=60),  # it was released
-        lambda: end(proofs, engine, b"y", Kind.DONE),  # it was held
+        lambda: proofs.hold(engine, claim(b"z"), retention=60),  # it was another's
+        lambda: end(proofs, engine, b"z", Kind.DONE),  # it was held
     ]
 
     def look_and_lose(proofs: Proofs, *args: Any) -> Any:
@@ -99,7 +113,7 @@ def test_a_row_that_changes_between_the_look_and_the_hold_is_looked_at_again(
     found = proofs.hold(engine, claim(b"a"), retention=60)
     assert between == []
     assert found is not None
-    assert (found.kind, found.token) == (Kind.DONE, b"y" * 16)
+    assert (found.kind, found.token) == (Kind.DONE, b"z" * 16)
 
 
 def test_a_row_that_never_stops_changing_is_left_to_others(
