@@ -47,7 +47,7 @@ def work(path: Path, durable: bool, threads: int, seconds: float, start: Barrier
             record = RecordKey.of(b"p" * 16, str(uuid.uuid4()))
             try:
                 began = time.perf_counter()
-                outcome = store.claim(record, b"f" * 16, lease=30, retention=86400)
+                outcome = store.claim(record, b"f" * 16, lease=30.0, retention=86_400.0, take_over=True, durable=False)
                 claimed = time.perf_counter()
                 assert isinstance(outcome, Claimed)
                 assert store.complete(outcome.claim, RESPONSE, retention=86400)

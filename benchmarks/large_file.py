@@ -9,6 +9,7 @@ from pathlib import Path
 from flask_idempotency.engine.records import StoredResponse
 from flask_idempotency.stores import SQLiteStore
 from flask_idempotency.stores.sqlite_schema import first_place
+from flask_idempotency.stores.states import COMPLETED
 
 RESPONSE = StoredResponse(
     "201 CREATED",
@@ -17,10 +18,14 @@ RESPONSE = StoredResponse(
 )
 
 _FILL = """
-INSERT INTO idempotency_records (place, id, fingerprint, token, number, lease_ends, expires_at, response)
+INSERT INTO idempotency_records (
+    place, id, fingerprint, token, number, state, started, lease_ends, retention, expires_at, key, method, path,
+    response
+)
 WITH RECURSIVE count (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM count WHERE n + 1 < :records)
-SELECT :first + n * ((:last - :first) / :records), randomblob(16), randomblob(16), randomblob(16), 1, NULL,
-    :earliest + :span * n / :records, :response
+SELECT :first + n * ((:last - :first) / :records), randomblob(16), randomblob(16), randomblob(16), 1,
+    :completed, :earliest - 86400, 0.0, 86400.0, :earliest + :span * n / :records,
+    printf('%08x-%04x-4%03x-8%03x-%012x', n, n % 65536, n % 4096, n % 4096, n), 'POST', '/orders', :response
 FROM count
 """
 
@@ -40,6 +45,7 @@ def make(path: Path, records: int, *, expires_in: float, span: float = 3600.0) -
         "span": span,
         "first": first_place(earliest),
         "last": first_place(earliest + span),
+        "completed": COMPLETED,
         "response": RESPONSE.pack(),
     }
     connection.execute(_FILL, values)

@@ -7,7 +7,8 @@ import uuid
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from flask_idempotency.engine.engine import Engine, Run
+from flask_idempotency.engine.attempt import Attempt
+from flask_idempotency.engine.engine import End, Engine
 from flask_idempotency.engine.policy import Policy
 from flask_idempotency.stores import SQLiteStore
 
@@ -90,10 +91,17 @@ def _serve(path: Path, seconds: float) -> list[float]:
         while time.perf_counter() < ends:
             key = str(uuid.uuid4())
             began = time.perf_counter()
-            decision = engine.begin(key=key, principal=b"p" * 16, fingerprint=b"f" * 16, policy=policy)
-            assert isinstance(decision, Run)
-            assert decision.attempt is not None
-            assert engine.complete(decision.attempt, large_file.RESPONSE)
+            attempt = engine.begin(
+                key=key,
+                principal=b"p" * 16,
+                fingerprint=b"f" * 16,
+                request_fingerprint=b"f" * 16,
+                policy=policy,
+                method="POST",
+                path="/orders",
+            )
+            assert isinstance(attempt, Attempt)
+            assert engine.complete(attempt, large_file.RESPONSE) is End.WRITTEN
             taken.append(time.perf_counter() - began)
 
     threads = [threading.Thread(target=work) for _ in range(_THREADS)]

@@ -3,6 +3,7 @@
 import multiprocessing
 import secrets
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .results import Section, table
 
 _FEW = 10_000
 _BLOCK = 100
+
+_TERMS: dict[str, Any] = {"lease": 30.0, "retention": 86_400.0, "take_over": True, "durable": False}
 
 
 def run(folder: Path, *, quick: bool) -> Section:
@@ -92,14 +95,14 @@ def _read_in(path: Path) -> None:
 def _requests(store: SQLiteStore, known: list[bytes]) -> Iterator[tuple[str, float]]:
     """A fresh request and a replay for each of these ids, and the seconds that each step took."""
     for identity in known:
-        fresh = RecordKey(secrets.token_bytes(16))
+        fresh = RecordKey(secrets.token_bytes(16), str(uuid.uuid4()), "POST", "/orders")
         began = time.perf_counter()
-        outcome = store.claim(fresh, b"f" * 16, lease=30, retention=86_400)
+        outcome = store.claim(fresh, b"f" * 16, **_TERMS)
         claimed = time.perf_counter()
         assert isinstance(outcome, Claimed)
         assert store.complete(outcome.claim, large_file.RESPONSE, retention=86_400)
         completed = time.perf_counter()
-        replay = store.claim(RecordKey(identity), b"f" * 16, lease=30, retention=86_400)
+        replay = store.claim(RecordKey(identity), b"f" * 16, **_TERMS)
         replayed = time.perf_counter()
         assert isinstance(replay, Completed)
         yield "claim", claimed - began
