@@ -22,7 +22,7 @@ from .tokens import new_token
 _LOST_RETENTION = 24 * 60 * 60.0
 
 #: What is where in a row of `READ`.
-_TOKEN, _NUMBER, _STATE, _EXPIRES_AT = 1, 2, 3, 6
+_STATE, _NUMBER, _EXPIRES_AT = 1, 2, 5
 
 #: How many records a purge takes in one transaction, and for how many times as long as that took it pauses before the
 #: next: so that others wait neither long nor often.
@@ -177,7 +177,7 @@ class SQLiteStore:
 
     def _standing(self, found: Row, record_id: bytes, fingerprint: bytes, take_over: bool) -> Standing | None:
         """What stands in the way of a claim; None where nothing does."""
-        kept_fingerprint, _, _, state, started, lease_ends, expires_at, response = found
+        kept_fingerprint, state, _, started, lease_ends, expires_at, response = found
         now = clock.now()
         if expires_at <= now:
             return None
@@ -206,17 +206,17 @@ class SQLiteStore:
         return insert.changed
 
     def _gone(self, record_id: bytes) -> bool:
-        found = self._file.first(sql.READ, (record_id,))
-        return found is None or found[_EXPIRES_AT] <= clock.now()
+        holder = self._file.first(sql.HOLDER, (record_id,))
+        return holder is None or holder[2] <= clock.now()
 
     def _stands(self, claim: Claim, *states: int) -> bool:
         """Whether the record is this claim's, and in one of these states."""
-        found = self._file.first(sql.READ, (claim.record.id,))
-        return found is not None and found[_TOKEN] == claim.token and found[_STATE] in states
+        holder = self._file.first(sql.HOLDER, (claim.record.id,))
+        return holder is not None and holder[0] == claim.token and holder[1] in states
 
     def _fenced(self, claim: Claim) -> bool:
-        found = self._file.first(sql.READ, (claim.record.id,))
-        return found is not None and found[_TOKEN] != claim.token and found[_EXPIRES_AT] > clock.now()
+        holder = self._file.first(sql.HOLDER, (claim.record.id,))
+        return holder is not None and holder[0] != claim.token and holder[2] > clock.now()
 
 
 def _new(
@@ -248,14 +248,14 @@ def _new(
 
 def _again(new: Callable[[float], Row], found: Row) -> Callable[[float], Row]:
     """What `CLAIM_AGAIN` makes of a new record in the place of the one that was found."""
-    _, seen_token, number, seen_state, _, seen_lease_ends, seen_expires_at, _ = found
+    _, seen_state, number, _, seen_lease_ends, seen_expires_at, _ = found
 
     def values(now: float) -> Row:
         place, record_id, fingerprint, token, _, started, lease_ends, retention, expires_at, key, method, path, _ = new(
             now
         )
         made = (place, fingerprint, token, number, started, lease_ends, retention, expires_at, key, method, path)
-        return (*made, record_id, seen_token, seen_state, seen_lease_ends, seen_expires_at)
+        return (*made, record_id, seen_state, seen_lease_ends, seen_expires_at)
 
     return values
 

@@ -183,11 +183,13 @@ class SQLiteConnections:
         """The file, opened; afresh where it was removed or replaced: to go on with the old would split the records."""
         opened = self._opened
         if opened is not None:
-            with suppress(FileNotFoundError):
+            try:
                 found = os.stat(self._name)
-                if found.st_ino == opened.inode and found.st_dev == opened.device:
-                    opened.seen = time.monotonic()
-                    return opened
+            except FileNotFoundError:
+                found = None
+            if found is not None and found.st_ino == opened.inode and found.st_dev == opened.device:
+                opened.seen = time.monotonic()
+                return opened
             self._retire(opened)
         with self._entered(), self._opening:
             if self._opened is None:

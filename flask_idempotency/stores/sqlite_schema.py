@@ -1,7 +1,9 @@
 """The tables in the file, and how they come to be: in a new file, and in one of an older version."""
 
+import os
 import sqlite3
-from random import random
+from itertools import count
+from secrets import randbits
 
 from ..engine.store import StoreUnavailable
 from .states import CLAIMED, COMPLETED
@@ -101,10 +103,27 @@ def next_place(moment: float) -> int:
 def any_place(moment: float) -> int:
     """One of the places of what is looked at at `moment`. It may be taken; then ask for another.
 
-    To look for one that is free costs SQLite more than chance does.
+    To look for one that is free costs SQLite more than to guess. One after the other in each process, since to add at
+    the end costs it least.
     """
-    first = first_place(moment)
-    return first + int(random() * (_PLACES if first < _LAST_FIRST_PLACE else _PLACES_IN_THE_LAST))
+    millisecond = moment * 1000
+    if millisecond < _LAST_MILLISECOND:
+        return int(millisecond) * _PLACES + next(_running) % _PLACES
+    return _LAST_FIRST_PLACE + next(_running) % _PLACES_IN_THE_LAST
+
+
+_running = count()
+
+
+def _begin_anywhere() -> None:
+    """Number on from somewhere else than other processes do."""
+    global _running
+    _running = count(randbits(62))
+
+
+_begin_anywhere()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anywhere)
 
 
 def make_ready(connection: sqlite3.Connection, name: str) -> None:

@@ -7,9 +7,10 @@ from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
 
 # What is completed and not over is final; of anything else, this is what was seen before a write decides.
 READ = """
-SELECT fingerprint, token, number, state, started, lease_ends, expires_at, response
-FROM idempotency_records WHERE id = ?
+SELECT fingerprint, state, number, started, lease_ends, expires_at, response FROM idempotency_records WHERE id = ?
 """
+
+HOLDER = "SELECT token, state, expires_at FROM idempotency_records WHERE id = ?"
 
 # Where no record stands. One that another has made meanwhile stays as it is.
 INSERT = """
@@ -23,12 +24,13 @@ ON CONFLICT (id) DO NOTHING
 # What is over, with its steps, so that a record can be inserted in its place. ?2 is now.
 FORGET = "DELETE FROM idempotency_records WHERE id = ?1 AND expires_at <= ?2"
 
-# Where a record was released, or its claim lapsed. It stays as it is unless it still is as it was seen.
+# Where a record was released, or its claim lapsed. It stays as it is unless it still is as it was seen, by the number
+# of its attempt and by the rest.
 CLAIM_AGAIN = f"""
 UPDATE idempotency_records SET
     place = ?1, fingerprint = ?2, token = ?3, number = ?4 + 1, state = {CLAIMED}, started = ?5, lease_ends = ?6,
     retention = ?7, expires_at = ?8, key = ?9, method = ?10, path = ?11
-WHERE id = ?12 AND token = ?13 AND number = ?4 AND state = ?14 AND lease_ends = ?15 AND expires_at = ?16
+WHERE id = ?12 AND number = ?4 AND state = ?13 AND lease_ends = ?14 AND expires_at = ?15
 """
 
 # A tombstone that comes late never replaces the response.
