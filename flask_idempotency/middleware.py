@@ -51,6 +51,7 @@ class IdempotencyMiddleware:
     ) -> None:
         self._app = app
         self._docs = Docs(url=docs_url, path=docs_path)
+        self._page = docs_path
         self._policy_of: Callable[[dict[str, Any]], Policy | None] | None = None
         self._policy = Policy()
         if isinstance(policy, Policy):
@@ -65,15 +66,16 @@ class IdempotencyMiddleware:
         policy: Policy | None = self._policy
         if self._policy_of is not None:
             policy = self._policy_of(environ)
-            if policy is None:
-                return self._app(environ, start_response)
-            _check(policy)
-        assert policy is not None
+            if policy is not None:
+                _check(policy)
         method = environ["REQUEST_METHOD"]
+        if self._page is not None and environ.get("PATH_INFO") == self._page and method in _READING:
+            rules = [] if policy is None else [Rules(policy)]
+            return answer(_request(environ), rules, self._docs)(environ, start_response)
+        if policy is None:
+            return self._app(environ, start_response)
         # Werkzeug, and so Flask, takes `patch` for PATCH; browsers send it as it is written.
         if method not in policy.methods and method.upper() not in policy.methods:
-            if self._docs.path is not None and environ.get("PATH_INFO") == self._docs.path and method in _READING:
-                return answer(_request(environ), [Rules(policy)], self._docs)(environ, start_response)
             return self._app(environ, start_response)
         if ATTEMPT in environ and in_attempt(environ):
             return self._app(environ, start_response)

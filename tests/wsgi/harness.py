@@ -39,7 +39,7 @@ class Answer:
     def problem(self) -> str:
         """The slug of the problem that was answered."""
         assert dict(self.headers)["Content-Type"] == "application/problem+json", (self.status, self.body)
-        return str(json.loads(self.body)["type"].rpartition(":")[2])
+        return str(json.loads(self.body)["type"].removeprefix("urn:flask-idempotency:").rpartition("#")[2])
 
 
 def note(patch: pytest.MonkeyPatch, log: list[str], **names: str) -> None:
@@ -72,7 +72,8 @@ class Harness:
 
         wrapped = validator(counting) if inner else counting
         made = middleware(wrapped) if middleware else None
-        self.middleware = made or IdempotencyMiddleware(wrapped, store=self.store, policy=Policy(**policy))
+        docs = {name: policy.pop(name) for name in ("docs_url", "docs_path") if name in policy}
+        self.middleware = made or IdempotencyMiddleware(wrapped, store=self.store, policy=Policy(**policy), **docs)
         self.served: Any = validator(self.middleware) if outer else self.middleware
 
     def environ(self, *, key: Any = "k", body: Any = b"", method: Any = "POST", **more: Any) -> dict[str, Any]:

@@ -363,11 +363,15 @@ def test_a_head_that_the_server_refuses_never_runs_again() -> None:
 class Fenced(MemoryStore):
     """A store in which another attempt has always come first by the time this one ends."""
 
+    def answering(self, claim: Any, *, lease: float) -> bool:
+        """See `Store.answering`."""
+        return False
+
     def complete(self, claim: Any, response: Any, *, retention: float) -> bool:
         """See `Store.complete`."""
         return False
 
-    def release(self, claim: Any) -> bool:
+    def release(self, claim: Any, *, retention: float) -> bool:
         """See `Store.release`."""
         return False
 
@@ -394,7 +398,8 @@ def test_a_fenced_answer_is_not_sent_and_is_closed_once(how: str, headers: Any) 
 
     server = Harness(app, middleware=middleware)
     answer = server.ask()
-    assert (answer.code, answer.problem) == (409, "claim-fenced")
+    assert (answer.code, answer.problem) == (409, "claim-lost")
+    assert dict(answer.headers)["Retry-After"] == "1"
     assert [body.closed for body in bodies] == [1] * len(bodies)
     assert [event.outcome for event in told] == [Outcome.CLAIMED, Outcome.FENCED]
 
@@ -439,7 +444,7 @@ def test_a_failing_answer_that_breaks_off_gives_the_key_back_only_when_it_has_en
 def test_the_head_is_sent_only_after_the_end_of_the_attempt_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     for headers, expected in (
         ([TEXT, KNOWN], ["kept", "start", "send"]),
-        ([TEXT], ["tombstone", "start", "send", "send", "kept"]),
+        ([TEXT], ["answering", "start", "send", "send", "kept"]),
         ([TEXT, ("Content-Length", "5000000")], ["kept", "start", "send", "send"]),
     ):
 
@@ -449,5 +454,5 @@ def test_the_head_is_sent_only_after_the_end_of_the_attempt_is_written(monkeypat
 
         server = Harness(app)
         with monkeypatch.context() as patched:
-            note(patched, server.log, begin_streaming="tombstone", complete="kept")
+            note(patched, server.log, answering="answering", complete="kept")
             assert server.ask().log == expected

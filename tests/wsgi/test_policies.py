@@ -137,7 +137,7 @@ def test_the_application_finds_its_attempt_in_the_environ() -> None:
     assert isinstance(first, Attempt)
     assert isinstance(second, Attempt)
     assert (first.key, first.number, first.lapsed) == ("8e03978e", 1, False)
-    assert (second.key, second.number, second.lapsed) == ("8e03978e", 1, False)
+    assert (second.key, second.number, second.lapsed) == ("8e03978e", 2, False)
     assert none is None
 
 
@@ -174,11 +174,14 @@ def test_the_application_makes_its_own_request_of_the_environ() -> None:
     assert server.ask(HTTP_USER_AGENT="me").code == 200
 
 
+PAGE = "/.well-known/idempotency"
+
+
 @pytest.mark.parametrize("accept", ["text/html", "application/json", "*/*", ""])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_policy_page_is_served_in_the_form_that_is_asked_for(method: str, accept: str) -> None:
-    server = Harness(hello, retention=3600)
-    page = server.ask(method=method, key=None, PATH_INFO="/idempotency-policy", HTTP_ACCEPT=accept)
+    server = Harness(hello, retention=3600, docs_path=PAGE)
+    page = server.ask(method=method, key=None, PATH_INFO=PAGE, HTTP_ACCEPT=accept)
     content_type = dict(page.headers)["Content-Type"]
     assert (page.code, server.runs) == (200, 0)
     if accept == "application/json":
@@ -190,31 +193,50 @@ def test_the_policy_page_is_served_in_the_form_that_is_asked_for(method: str, ac
     assert method == "GET" or page.body == b""
 
 
+@pytest.mark.parametrize("policy", [None, Policy(), Policy(methods=("GET", "POST"))])
+def test_the_page_is_served_where_each_request_has_a_policy_of_its_own(policy: Policy | None) -> None:
+    def middleware(app: Any) -> Any:
+        return IdempotencyMiddleware(app, store=MemoryStore(), policy=lambda environ: policy, docs_path=PAGE)
+
+    server = Harness(hello, middleware=middleware)
+    page = server.ask(method="GET", key=None, PATH_INFO=PAGE, HTTP_ACCEPT="application/json")
+    document = json.loads(page.body)
+    assert len(document["policies"]) == (policy is not None)
+    assert document["problems"]
+
+
 def test_the_link_of_a_problem_leads_to_the_page_below_the_mount() -> None:
-    made = IdempotencyMiddleware(hello, store=MemoryStore())
+    made = IdempotencyMiddleware(hello, store=MemoryStore(), docs_path=PAGE)
     mount = "/shop é".encode().decode("latin-1")  # as PEP 3333 has it
     client = Client(DispatcherMiddleware(hello, {mount: made}))
     refused = client.post("/shop é/orders")
     link = refused.headers["Link"]
-    assert link == '</shop%20%C3%A9/idempotency-policy>; rel="describedby"'
+    assert link == f'</shop%20%C3%A9{PAGE}>; rel="describedby"'
     page = client.get(link[1 : link.index(">")])
     assert page.status_code == 200
     assert b"Idempotency policy" in page.data
 
 
-@pytest.mark.parametrize("docs_url", [None, "/rules", "https://example.com/rules"])
-def test_the_page_can_be_moved_and_turned_off(docs_url: str | None) -> None:
-    server = Harness(hello, docs_url=docs_url)
-    assert server.ask(method="GET", key=None, PATH_INFO="/idempotency-policy").body == b"hello"
-    assert (b"policy" in server.ask(method="GET", key=None, PATH_INFO="/rules").body) == (docs_url == "/rules")
-    headers = dict(server.ask(key=None).headers)
-    assert headers.get("Link") == (docs_url and f'<{docs_url}>; rel="describedby"')
+@pytest.mark.parametrize(
+    ("docs", "link"),
+    [
+        ({}, "https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"),
+        ({"docs_path": "/rules"}, "/rules"),
+        ({"docs_url": "https://example.com/rules"}, "https://example.com/rules"),
+        ({"docs_url": "/by-hand", "docs_path": "/rules"}, "/by-hand"),
+    ],
+)
+def test_the_page_is_served_when_asked_to_and_the_link_leads_there(docs: dict[str, str], link: str) -> None:
+    server = Harness(hello, **docs)
+    assert server.ask(method="GET", key=None, PATH_INFO=PAGE).body == b"hello"
+    assert (b"policy" in server.ask(method="GET", key=None, PATH_INFO="/rules").body) == ("docs_path" in docs)
+    assert dict(server.ask(key=None).headers)["Link"] == f'<{link}>; rel="describedby"'
 
 
 def test_another_method_on_the_page_is_a_request_like_any_other() -> None:
-    server = Harness(hello)
-    assert server.ask(key=None, PATH_INFO="/idempotency-policy").problem == "idempotency-key-missing"
-    assert server.ask(method="DELETE", key=None, PATH_INFO="/idempotency-policy").body == b"hello"
+    server = Harness(hello, docs_path=PAGE)
+    assert server.ask(key=None, PATH_INFO=PAGE).problem == "idempotency-key-missing"
+    assert server.ask(method="DELETE", key=None, PATH_INFO=PAGE).body == b"hello"
 
 
 def make_flask(runs: list[str], store: Any, observers: Any) -> Flask:

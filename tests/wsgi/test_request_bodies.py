@@ -144,7 +144,7 @@ def test_a_chunked_body_that_cannot_be_seen_is_refused() -> None:
     server = Harness(echo(read_at_once))
     unseen = Socket(b"4\r\nbook\r\n0\r\n\r\n")
     answer = server.ask(HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="", **{"wsgi.input": unseen})
-    assert (answer.code, answer.problem, server.runs) == (400, "request-body-malformed", 0)
+    assert (answer.code, answer.problem, server.runs) == (400, "body-incomplete", 0)
     assert server.ask(body=b"book").code == 200, "no claim was left"
 
 
@@ -154,7 +154,7 @@ def test_a_content_length_that_is_no_number_leaves_no_claim(length: str, termina
     server = Harness(echo(read_at_once), inner=False, outer=False)
     more = {"wsgi.input_terminated": True} if terminated else {}
     answer = server.ask(CONTENT_LENGTH=length, **more, **{"wsgi.input": Socket(b"book")})
-    assert (answer.code, answer.problem, server.runs) == (400, "request-body-malformed", 0)
+    assert (answer.code, answer.problem, server.runs) == (400, "body-incomplete", 0)
     first = server.ask(body=b"another")
     assert (first.code, first.replayed) == (200, False)
 
@@ -165,7 +165,7 @@ def test_a_body_shorter_than_its_length_leaves_no_claim(size: int, missing: int)
     server = Harness(echo(read_at_once))
     told = Socket(numbered(max(size - missing, 0)), ends=True)
     answer = server.ask(CONTENT_LENGTH=str(size), **{"wsgi.input": told})
-    assert (answer.code, answer.problem, server.runs) == (400, "request-body-malformed", 0)
+    assert (answer.code, answer.problem, server.runs) == (400, "body-incomplete", 0)
     first = server.ask(body=numbered(size))
     assert (first.code, first.replayed) == (200, False)
 
@@ -182,7 +182,7 @@ def test_a_connection_that_breaks_in_mid_body_leaves_no_claim(error: type[Except
     server = Harness(echo(read_at_once))
     for more in ({"CONTENT_LENGTH": "200000"}, {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}):
         answer = server.ask(**more, **{"wsgi.input": Breaking(numbered(after))})
-        assert (answer.code, answer.problem, server.runs) == (400, "request-body-malformed", 0)
+        assert (answer.code, answer.problem, server.runs) == (400, "body-incomplete", 0)
     first = server.ask(body=b"another")
     assert (first.code, first.replayed) == (200, False)
 
@@ -203,12 +203,19 @@ def test_a_disk_that_is_full_while_a_body_is_kept_leaves_no_claim(monkeypatch: p
     assert (first.code, first.replayed, server.runs) == (200, False, 1)
 
 
-def test_a_body_that_is_never_asked_for_is_not_read() -> None:
-    for refused in ({"key": None}, {"key": ""}, {"key": "a" * 256}):
+@pytest.mark.parametrize("refused", [{"key": None}, {"key": ""}, {"key": "a" * 256}], ids=["none", "empty", "long"])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_of_a_body_that_is_refused_unread_some_is_read_so_that_the_client_hears_why(
+    refused: dict[str, Any], chunked: bool
+) -> None:
+    """A server that closes upon unread input resets the connection."""
+    for size, unread in ((4, 0), (1024 * 1024, 0), (10_000_000, 8_000_000)):
+        source = Socket(b"x" * size, 65536, ends=chunked)
+        head = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if chunked else {"CONTENT_LENGTH": str(size)}
         server = Harness(echo(read_at_once))
-        source = Socket(b"book")
-        assert server.ask(CONTENT_LENGTH="4", **refused, **{"wsgi.input": source}).code == 400
-        assert source.left == b"book"
+        assert server.ask(**head, **refused, **{"wsgi.input": source}).code == 400
+        assert len(source.left) >= unread
+        assert unread or not source.left
 
 
 @pytest.mark.parametrize(
@@ -301,9 +308,15 @@ def test_a_form_reaches_the_application_byte_by_byte_and_its_retry_with_another_
     assert server.ask(body=retry, CONTENT_TYPE=content_type).replayed
     content_type, other = multipart("two", size=size + 1)
     assert server.ask(body=other, CONTENT_TYPE=content_type).problem == "idempotency-key-reused"
-    content_type, _ = multipart("three", size=size)
-    assert server.ask(key="fresh", body=other, CONTENT_TYPE=content_type).problem == "request-body-malformed"
     assert server.runs == 1
+
+
+def test_a_form_that_is_none_is_the_applications_and_counts_by_its_bytes() -> None:
+    content_type, _ = multipart("one", size=10)
+    _, body = multipart("two", size=10)
+    server = Harness(reader(body))
+    assert [server.ask(body=body, CONTENT_TYPE=content_type).replayed for _ in range(2)] == [False, True]
+    assert server.ask(body=body + b"x", CONTENT_TYPE=content_type).problem == "idempotency-key-reused"
 
 
 def test_a_body_kept_on_disk_is_given_up_without_a_warning() -> None:

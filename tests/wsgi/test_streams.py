@@ -1,4 +1,4 @@
-"""Responses without an end in sight: nothing is held back, they leave a tombstone, and none runs twice."""
+"""Responses without an end in sight: nothing is held back, the record says so, and none runs twice."""
 
 import io
 import itertools
@@ -20,7 +20,7 @@ from tests.wsgi.harness import TEXT, Harness, note
 EVENTS = ("Content-Type", "text/event-stream")
 
 
-def test_each_event_leaves_when_it_is_yielded_and_the_tombstone_before_the_first(monkeypatch: Any) -> None:
+def test_each_event_leaves_when_it_is_yielded_and_the_record_says_so_before_the_first(monkeypatch: Any) -> None:
     def app(environ: Any, start: Any) -> Iterable[bytes]:
         start("200 OK", [EVENTS])
         for number in range(3):
@@ -29,9 +29,9 @@ def test_each_event_leaves_when_it_is_yielded_and_the_tombstone_before_the_first
         server.log.append("end")
 
     server = Harness(app)
-    note(monkeypatch, server.log, begin_streaming="tombstone", complete="kept")
+    note(monkeypatch, server.log, answering="answering", complete="kept")
     assert server.ask().log == [
-        *("yield 0", "tombstone", "start", "send"),
+        *("yield 0", "answering", "start", "send"),
         *("yield 1", "send", "yield 2", "send", "end", "kept"),
     ]
     assert server.ask().body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
@@ -181,7 +181,7 @@ def test_a_repeat_hears_while_the_stream_runs_that_it_cannot_have_it_and_afterwa
 
     server = Harness(app)
     first, again = server.ask(), server.ask()
-    assert repeats[0].code == 409
+    assert (repeats[0].code, repeats[0].problem) == (409, "request-in-progress")
     assert (first.body, again.body, again.replayed, server.runs) == (b"onetwo", b"onetwo", True, 1)
 
 
@@ -228,11 +228,11 @@ def test_a_store_that_fails_at_the_end_does_not_take_the_answer_from_the_client(
                 raise StoreUnavailable("down")
             return super().complete(*arguments, **options)
 
-        def release(self, *arguments: Any) -> bool:
+        def release(self, *arguments: Any, **options: Any) -> bool:
             """See `Store.release`."""
             if self.down:
                 raise StoreUnavailable("down")
-            return super().release(*arguments)
+            return super().release(*arguments, **options)
 
     store = Failing()
     outcomes: list[Outcome] = []
