@@ -84,10 +84,12 @@ def test_the_walk_through_the_shop_goes_as_the_readme_says(shop: int) -> None:
 
 
 def test_the_configuration_table_names_every_option() -> None:
-    from flask_idempotency.engine.policy import OPTIONS
+    from flask_idempotency.engine.policy import OPTIONS, VIEW_OPTIONS
+    from flask_idempotency.extension.settings import OTHER_KEYS
 
-    named = set(re.findall(r"^\| `IDEMPOTENCY_(\w+)`", README, flags=re.MULTILINE))
-    assert named == {option.upper() for option in OPTIONS} | {"STORE_URL", "ENCRYPTION_KEYS", "ENCRYPTION_ID_KEY"}
+    named = re.findall(r"^\| `(IDEMPOTENCY_\w+)`( ᵛ)? ", README, flags=re.MULTILINE)
+    assert {key for key, _ in named} == {f"IDEMPOTENCY_{option.upper()}" for option in OPTIONS} | set(OTHER_KEYS)
+    assert {key for key, of_views in named if of_views} == {f"IDEMPOTENCY_{option.upper()}" for option in VIEW_OPTIONS}
 
 
 def test_the_table_of_decisions_names_every_problem() -> None:
