@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from flask_idempotency.engine.records import Completed, StoredResponse
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
+from flask_idempotency.testing.contract import DAY, FINGERPRINT
 
 from . import servers
 from .calls import claim, must_claim
@@ -79,7 +81,12 @@ def tls_port(valkey: servers.Server, certificate: Path) -> Iterator[int]:
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
 def test_a_server_with_a_trusted_certificate_is_used(scheme: str, tls_port: int, certificate: Path) -> None:
     store = RedisStore.from_url(f"{scheme}://127.0.0.1:{tls_port}?ssl_ca_certs={certificate}")
-    must_claim(store)
+    large = StoredResponse("200 OK", (), b"x" * 1024 * 1024)
+    for _ in range(2):
+        held = must_claim(store)
+        assert store.renew([held], lease=60) == set()
+        assert store.complete(held, large, retention=DAY) is True
+        assert claim(store, held.record) == Completed(FINGERPRINT, large)
     store.close()
 
 
