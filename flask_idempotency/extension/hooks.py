@@ -86,7 +86,8 @@ class Hooks:
             return full_dispatch(*args)
 
         def do_teardown_request(*args: Any) -> None:
-            if current_context().request.method not in guarded or (passage := passage_here()) is None:
+            current = current_context().request
+            if current.method not in guarded or PASSAGE not in current.environ or (passage := passage_here()) is None:
                 return teardown(*args)
             error = args[-1] if args else sys.exc_info()[1]
             try:
@@ -107,7 +108,7 @@ class Hooks:
 
         def dispatch_request(*args: Any) -> Any:
             context = current_context()
-            if context.request.method not in guarded:
+            if context.request.method not in guarded or PASSAGE not in context.request.environ:
                 return dispatch(*args)
             passage = passage_here()
             if passage is None or passage.admitted or passage.in_force.decorated:
