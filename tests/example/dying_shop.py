@@ -13,12 +13,13 @@ import example_app
 from flask_idempotency.engine.engine import Engine
 from flask_idempotency.exactly_once.joined import OuterTransaction
 from flask_idempotency.exactly_once.proofs import Proofs
+from flask_idempotency.stores import SQLiteStore
 
 BOUNDARIES: dict[str, tuple[Any, str]] = {
     "before the commit": (Proofs, "end"),
     "after the commit": (OuterTransaction, "commit"),
     "before the first byte": (Engine, "complete"),
-    "after the step": (Engine, "complete"),  # the first that a payment completes
+    "after the step": (SQLiteStore, "keep_step"),
     "after the view's commit": (example_app.db.session, "commit"),
 }
 
