@@ -37,9 +37,10 @@ class SQLAlchemyStore:
 
     The database's clock decides about leases and retention (on SQLite, this host's, which is SQLite's own).
 
-    The table joins the metadata of `db`, or `metadata`, so that Flask-Migrate and Alembic see it. With `create`, the
-    store makes it on first use where it is missing, so that a new application works before its first migration; where
-    the database's user may not, or only migrations should, say `create=False`.
+    Its two tables join the metadata of `db`, or `metadata`, so that Flask-Migrate and Alembic see them. With `create`,
+    the store makes them on first use where they are missing, so that a new application works before its first
+    migration; where the database's user may not, or only migrations should, say `create=False`. Tables of another
+    version are refused, and stay as they are.
 
     Engines made from a URL wait five seconds at most for a connection or an answer, and need nothing of a session, so
     that poolers in transaction mode serve (PgBouncer). Where there is none, psycopg's statements are prepared on
@@ -49,10 +50,10 @@ class SQLAlchemyStore:
     One that is handed in keeps its own time-outs; those of MariaDB and MySQL have none unless `connect_args` sets
     `read_timeout`. Purging needs MariaDB 10.6 or MySQL 8.0.
 
-    On PostgreSQL, a claim waits for the disk only with `on_lapse="refuse"`; a completion always does. So a crash of the
-    server (not one of the application) may take with it the claims of its last 0.6 s. What ran under them is completed
-    nevertheless. But a client that asks again after such a crash, before the first run has ended, is not known from a
-    new one: where that must not be, say `on_lapse="refuse"`.
+    On PostgreSQL, a first claim waits for the disk only with `durable_claims` or `on_lapse="refuse"`; whatever else is
+    written always does. So a crash of the server (not one of the application) may take with it the first claims of its
+    last 0.6 s. What ran under them is completed nevertheless. But a client that asks again after such a crash, before
+    the first run has ended, is not known from a new one: where that must not be, say `durable_claims`.
 
     A database that fails over to an asynchronous replica may lose the newest claims and completions, as it may lose the
     application's own rows.
@@ -104,24 +105,24 @@ class SQLAlchemyStore:
     ) -> Standing:
         """See `Store.claim`."""
         # The claim of an earlier try, whose reply never came, recognises itself like that of this one.
-        claim = self._unheard.take(record.id) if self._unheard else None
-        if claim is None:
-            claim = Claim(record, fingerprint, secrets.token_bytes(16))
-        elif claim.fingerprint != fingerprint:
-            self._undo(claim, retention)
-            claim = Claim(record, fingerprint, secrets.token_bytes(16))
+        unheard = self._unheard.take(record.id) if self._unheard else None
+        if unheard is not None and unheard.fingerprint != fingerprint:
+            self._undo(unheard, retention)
+            unheard = None
+        claim = unheard or Claim(record, fingerprint, secrets.token_bytes(16))
         values = _named(claim)
         values["lease"] = float(lease)
         values["retention"] = float(retention)
         values["longest"] = float(max(lease, retention)) if take_over else None
         values["take_over"] = take_over
         try:
-            return self._claim(claim, values, take_over=take_over, durable=durable)
+            return self._claim(claim, values, durable=durable, made_before=unheard is not None)
         except BaseException:  # gevent's time-outs and signals interrupt it, too
             self._unheard.remember(claim, retention)
             raise
 
-    def _claim(self, claim: Claim, values: dict[str, Any], *, take_over: bool, durable: bool) -> Standing:
+    def _claim(self, claim: Claim, values: dict[str, Any], *, durable: bool, made_before: bool) -> Standing:
+        """`made_before`: the claim may stand since some time ago, and its lease begins now."""
         database, statements = self._ready()
         statement = statements.claim if durable else statements.claim_unsynced or statements.claim
         asked = time.monotonic()
@@ -129,25 +130,25 @@ class SQLAlchemyStore:
             found = self._run(database, statement, values)[0] or self._run(database, statements.find, values)[0]
             if found is not None:
                 says, of, number, lapsed, age, left, response = found
-                of = bytes(of)
                 if says == "completed":
-                    return Completed(of, kept_response(response and bytes(response)))
-                if says == "mine":
+                    return Completed(bytes(of), kept_response(response and bytes(response)))
+                if says == "mine" and not made_before:
                     return Claimed(claim, number, bool(lapsed))
                 if says in ("running", "answering") and left > 0:
                     now = clock.now()
-                    return InProgress(of, now - age, now + left)
+                    return InProgress(bytes(of), now - age, now + left)
                 if says == "answering":
-                    return Completed(of, None)
-                same = of == claim.fingerprint
+                    return Completed(bytes(of), None)
+                same = of is None or bytes(of) == claim.fingerprint
                 if says == "abandoned" or (says == "stepped" and not same):
-                    return Lapsed(of)
-                if says == "running" and not (same and take_over):
-                    return Lapsed(of)
+                    return Lapsed(bytes(of))
+                if says == "running" and not (same and values["take_over"]):
+                    return Lapsed(bytes(of))
                 if says == "over":
                     database.run_together(statements.forget, self._with_clock(values))
-                elif statements.take is not None:
+                else:
                     self._run(database, statements.take, values)
+                    made_before = False
             # It was free, or has gone since it was looked at.
             if time.monotonic() - asked >= PATIENCE:
                 # What is written cannot be read: a trigger undoes it, or a proxy asks a replica that is behind.
@@ -161,7 +162,7 @@ class SQLAlchemyStore:
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
         statements = self._ready()[1]
-        packed = response and response.pack()
+        packed = None if response is None else response.pack()
         return self._write(statements.complete, claim, "completed", retention=float(retention), response=packed)
 
     def release(self, claim: Claim, *, retention: float) -> bool:
@@ -241,7 +242,9 @@ class SQLAlchemyStore:
     def close(self) -> None:
         """See `Store.close`. An engine that was handed in is left to its owner."""
         with self._opening:
-            self._ready_to_ask = None
+            if self._ready_to_ask is not None:
+                self._ready_to_ask[0].give_back()
+                self._ready_to_ask = None
             if self._made is not None:
                 self._made.dispose()
 
@@ -277,7 +280,9 @@ class SQLAlchemyStore:
 
     def _leave_to_parent(self) -> None:
         # The connections are the parent's: the child forgets them, and must not say goodbye on them.
-        self._ready_to_ask = None
+        if self._ready_to_ask is not None:
+            self._ready_to_ask[0].leave_to_parent()
+            self._ready_to_ask = None
         if self._engine is not None:
             self._engine.dispose(close=False)
 

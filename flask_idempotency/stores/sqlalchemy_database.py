@@ -148,6 +148,16 @@ class Database:
         """Run several statements in one transaction at READ COMMITTED. Not for PostgreSQL: it needs but one."""
         return self._patiently(lambda: self._transact(act))
 
+    def give_back(self) -> None:
+        """Put what is kept of the engine's connections back into its pool."""
+        if self._direct is not None:
+            self._direct.give_back()
+
+    def leave_to_parent(self) -> None:
+        """Forget, in a forked child, what is kept of the engine's connections."""
+        if self._direct is not None:
+            self._direct.leave_to_parent()
+
     def _call(self, statement: str) -> Call:
         call = self._calls.get(statement)
         if call is None:
@@ -155,6 +165,7 @@ class Database:
         return call
 
     def _send(self, act: Callable[[Connection], T]) -> T:
+        self.give_back()  # this process shall hold no more connections than it uses at a time
         # No BEGIN and no COMMIT crosses the network. On an engine of MySQL that was handed in, switching to that and
         # back would cost more than it saves.
         return self._transact(act) if self._mysql and not self._ours else self._ask(act)
@@ -172,6 +183,7 @@ class Database:
             return result
 
     def _transact(self, act: Callable[[Connection], T]) -> T:
+        self.give_back()
         if self._sqlite:
             return self._transact_on_sqlite(act)
         with self.engine.connect() as connection:
@@ -214,6 +226,7 @@ class Database:
                 error.hide_parameters = True
                 late = time.monotonic() - started >= PATIENCE
                 if _is_read_only(error):
+                    self.give_back()
                     self.engine.dispose()  # the next connection may find the server that takes writes
                 elif not _may_pass(error):
                     late = True

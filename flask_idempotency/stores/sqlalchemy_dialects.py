@@ -1,7 +1,7 @@
 """The store's statements, as each kind of database wants them. Each decision is one statement.
 
-A claim returns a row: the claim, or what stands in its way. Where the database cannot return the latter (SQLite, and
-MySQL at all), there is none, and it is looked up.
+A claim returns a row: the claim, or what stands there. Where the database cannot return the latter (SQLite, and MySQL
+at all), there is none, and it is looked up. What was given back or has lapsed is then taken, by a second statement.
 
 `{now}` is the database's own clock, in epoch seconds, so that hosts whose clocks differ agree. A claim that is sent
 again, since its reply was lost, recognises its token. Where that has been completed meanwhile, the claim was late, not
@@ -34,27 +34,6 @@ VALUES (:id, :key, :method, :path, :fingerprint, :token, 1, FALSE, 'running', 0,
         {{now}} + :longest, :retention)
 """
 
-# What may be claimed though it is there: this very claim, what was given back, and what lapsed. What is over is
-# forgotten first, with its steps.
-_FREE = """
-(found.expires_at IS NULL OR found.expires_at > {now}) AND CASE found.state
-    WHEN 'running' THEN found.token = :token
-        OR (:take_over AND found.lease_ends <= {now} AND found.fingerprint = :fingerprint)
-    WHEN 'released' THEN found.steps < 2 OR found.fingerprint = :fingerprint
-    ELSE FALSE END
-"""
-
-# The record lives no shorter than it would have: it may have steps that were kept for longer.
-_TAKE = f"""
-ON CONFLICT (id) DO UPDATE SET
-    number = CASE WHEN found.token = :token THEN found.number ELSE found.number + 1 END,
-    lapsed = CASE WHEN found.token = :token THEN found.lapsed ELSE found.state = 'running' END,
-    fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, started = excluded.started,
-    lease_ends = excluded.lease_ends, retention = excluded.retention,
-    expires_at = CASE WHEN found.expires_at > excluded.expires_at THEN found.expires_at ELSE excluded.expires_at END
-WHERE {_FREE}
-"""
-
 # What the record says to the bearer of a token: "mine" of a claim that is its own, "over" of what need not be there,
 # "stepped" of what was given back after a step was kept, else its state.
 _COLUMNS = """
@@ -67,50 +46,48 @@ fingerprint, number, lapsed, {now} - started AS age, lease_ends - {now} AS remai
 
 _FIND = f"SELECT {_COLUMNS} FROM {{records}} WHERE id = :id"
 
-# One round trip for every decision, and what stands is only read: a replay writes and locks nothing. It is seen as of
-# the statement's begin. Where another came first since then, there is no row at all, and it is looked up.
+# One round trip for what stands and for what is claimed where nothing does: a replay writes and locks nothing. What
+# stands is seen as of the statement's begin. Where another came first since then, there is no row at all, and it is
+# looked up. Whatever is more than this (conflicts that update, rows that are returned) would cost a replay, too.
 _POSTGRESQL_CLAIM = f"""
-WITH found AS (
-    SELECT {_COLUMNS}, ({_FREE}) AS free FROM {{records}} AS found WHERE id = :id
-), claimed AS (
-    INSERT INTO {{records}} AS found ({_NAMES})
+WITH found AS ({_FIND}), claimed AS (
+    INSERT INTO {{records}} ({_NAMES})
     SELECT CAST(:id AS bytea), CAST(:key AS text), CAST(:method AS text), CAST(:path AS text),
         CAST(:fingerprint AS bytea), CAST(:token AS bytea), 1, FALSE, 'running', 0, {{now}},
         {{now}} + CAST(:lease AS double precision), {{now}} + CAST(:longest AS double precision),
         CAST(:retention AS double precision)
-    {{durability}} WHERE NOT EXISTS (SELECT FROM found WHERE NOT free)
-    {_TAKE} RETURNING {_COLUMNS}
+    {{durability}} WHERE NOT EXISTS (SELECT FROM found)
+    ON CONFLICT DO NOTHING RETURNING 1
 )
-SELECT {{columns}} FROM found WHERE NOT free UNION ALL SELECT {{columns}} FROM claimed
-""".replace("{columns}", "says, fingerprint, number, lapsed, age, remaining, response")
+SELECT * FROM found
+UNION ALL SELECT 'mine', NULL, 1, FALSE, 0, CAST(:lease AS double precision), NULL FROM claimed
+"""
 
 # For the transaction of a claim alone, and only where nothing stands: its commit does not wait for the disk, nor for a
 # standby. Everybody sees the claim at once nevertheless. Its completion waits, and whatever is on the disk is there
 # with all that came before it: never a completion without its claim. What a crash of the server takes with it are
 # claims of its last moments (thrice `wal_writer_delay`: 0.6 s): their records are gone, and completing makes them anew.
-_POSTGRESQL_UNSYNCED = """
-FROM set_config('synchronous_commit',
-    CASE WHEN EXISTS (SELECT FROM found) THEN current_setting('synchronous_commit') ELSE 'off' END, true)
-"""
+_POSTGRESQL_UNSYNCED = "FROM set_config('synchronous_commit', 'off', true)"
 
-_SQLITE_CLAIM = f"{_INSERT} {_TAKE} RETURNING {_COLUMNS}"
+_SQLITE_CLAIM = f"{_INSERT} ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
 
-# Of a record that stands, this prolongs what it made itself, and else changes nothing.
-_MYSQL_CLAIM = f"""
-{_INSERT}
-ON DUPLICATE KEY UPDATE
-    lease_ends = CASE WHEN state = 'running' AND token = :token THEN {{now}} + :lease ELSE lease_ends END
-"""
+# Of a record that stands, this changes nothing.
+_MYSQL_CLAIM = f"{_INSERT} ON DUPLICATE KEY UPDATE number = number"
 
-# Assignments run from left to right, and each sees what those before it have made.
-_MYSQL_TAKE = f"""
-UPDATE {{records}} AS found SET
+# What may be claimed though it is there: this very claim, what was given back, and what lapsed. What is over is
+# forgotten first, with its steps. The record lives no shorter than it would have: it may have steps that were kept for
+# longer. On MySQL, assignments run from left to right, and each sees what those before it have made.
+_TAKE = """
+UPDATE {records} SET
     lapsed = CASE WHEN token = :token THEN lapsed ELSE state = 'running' END,
     number = CASE WHEN token = :token THEN number ELSE number + 1 END,
-    fingerprint = :fingerprint, token = :token, state = 'running', started = {{now}}, lease_ends = {{now}} + :lease,
+    fingerprint = :fingerprint, token = :token, state = 'running', started = {now}, lease_ends = {now} + :lease,
     retention = :retention,
-    expires_at = CASE WHEN expires_at > {{now}} + :longest THEN expires_at ELSE {{now}} + :longest END
-WHERE id = :id AND {_FREE}
+    expires_at = CASE WHEN expires_at > {now} + :longest THEN expires_at ELSE {now} + :longest END
+WHERE id = :id AND (expires_at IS NULL OR expires_at > {now}) AND CASE state
+    WHEN 'running' THEN token = :token OR (:take_over AND lease_ends <= {now} AND fingerprint = :fingerprint)
+    WHEN 'released' THEN steps < 2 OR fingerprint = :fingerprint
+    ELSE FALSE END
 """
 
 _HELD = "id = :id AND token = :token"
@@ -264,7 +241,7 @@ class Statements:
 
     claim: str
     claim_unsynced: str | None  # one that may be lost if the server crashes; None where there is no such choice
-    take: str | None  # takes what a claim finds given back or lapsed; None where `claim` itself does
+    take: str
     find: str
     complete: str
     anew: str
@@ -308,6 +285,7 @@ class _Words:
     def everywhere(self) -> dict[str, Any]:
         """The statements that are the same on all databases."""
         same = {
+            "take": _TAKE,
             "find": _FIND,
             "complete": _COMPLETE,
             "answer": _ANSWER,
@@ -327,7 +305,6 @@ def _postgresql(words: _Words) -> Statements:
         **words.everywhere(),
         claim=words.fill(_POSTGRESQL_CLAIM, durability=""),
         claim_unsynced=words.fill(_POSTGRESQL_CLAIM, durability=_POSTGRESQL_UNSYNCED),
-        take=None,
         anew=words.fill(_ANEW, ignore="", or_nothing="ON CONFLICT DO NOTHING"),
         forget=(words.fill(_POSTGRESQL_FORGET),),
         keep_step=(words.fill(_POSTGRESQL_KEEP_STEP),),
@@ -343,7 +320,6 @@ def _sqlite(words: _Words) -> Statements:
         **words.everywhere(),
         claim=words.fill(_SQLITE_CLAIM),
         claim_unsynced=None,
-        take=None,
         anew=words.fill(_ANEW, ignore="", or_nothing="ON CONFLICT DO NOTHING"),
         forget=(words.fill(_FORGET), words.fill(_DROP_STEPS)),
         keep_step=(words.fill(_HOLD), words.fill(_KEEP_STEP)),
@@ -361,7 +337,6 @@ def _mysql(words: _Words, *, returning: bool) -> Statements:
         **words.everywhere(),
         claim=words.fill(claim, alias=""),
         claim_unsynced=None,
-        take=words.fill(_MYSQL_TAKE),
         anew=words.fill(_ANEW, ignore="IGNORE", or_nothing=""),
         forget=(words.fill(_FORGET), words.fill(_DROP_STEPS)),
         keep_step=(words.fill(_HOLD), words.fill(_MYSQL_KEEP_STEP)),

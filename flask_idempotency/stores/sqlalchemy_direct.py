@@ -5,10 +5,11 @@ What SQLAlchemy does for each statement beyond that costs as much as the stateme
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Pool, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
 from .sqlalchemy_call import Call
@@ -18,13 +19,27 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("sqlalchemy.engine")
 
+#: How many connections are kept out of the pool: fewer than it has, so that those who ask it find one.
+_AT_HAND = 4
+
+#: Seconds that one may be kept there unused: then the pool looks whether it is too old.
+_STANDS = 60.0
+
+#: What forked children have of their parents. Never let go of, since that would be the end of the parents' sessions.
+_of_parents: list[object] = []
+
 
 class Direct:
-    """The driver behind an engine that is at autocommit."""
+    """The driver behind an engine that is at autocommit.
+
+    Connections come from the engine's pool and are not given back but kept at hand: to take one out of the pool and put
+    it back costs more than all else here.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._psycopg = _sessions() if engine.dialect.driver == "psycopg" else None
+        self._at_hand: list[tuple[PoolProxiedConnection, Pool, float]] = []
 
     @property
     def is_open(self) -> bool:
@@ -38,10 +53,10 @@ class Direct:
 
         Raises what SQLAlchemy's `Connection` raises.
         """
-        engine, pool = self._engine, self._engine.pool
-        dialect: Any = engine.dialect
+        dialect: Any = self._engine.dialect
+        pool = self._engine.pool
         try:
-            pooled = pool.connect()
+            pooled = self._take()
         except dialect.loaded_dbapi.Error as error:
             raise _wrapped(None, error, dialect, lost=False) from error
         driver: Any = pooled.dbapi_connection
@@ -57,8 +72,10 @@ class Direct:
         except dialect.loaded_dbapi.Error as error:
             if dialect.is_disconnect(error, driver, None):
                 pooled.invalidate(error)
-                if engine.pool is pool:
-                    engine.dispose()  # what happened to one connection most likely happened to all
+                if self._engine.pool is pool:
+                    # What happened to one connection most likely happened to all.
+                    self.give_back()
+                    self._engine.dispose()
                 raise _wrapped(call, error, dialect, lost=True) from error
             if self._psycopg is not None and self._psycopg.spoilt(driver, error):
                 pooled.invalidate(error)
@@ -68,8 +85,35 @@ class Direct:
         except BaseException:
             pooled.invalidate()  # an answer may be on its way still
             raise
-        pooled.close()
+        if len(self._at_hand) < _AT_HAND and self._engine.pool is pool:
+            self._at_hand.append((pooled, pool, monotonic()))
+        else:
+            pooled.close()
         return row, changed
+
+    def give_back(self) -> None:
+        """Put the connections at hand into the pool that they came from."""
+        with suppress(IndexError):
+            while True:
+                self._at_hand.pop()[0].close()
+
+    def leave_to_parent(self) -> None:
+        """Forget the connections, in a forked child: they are its parent's."""
+        _of_parents.append(self._at_hand)
+        self._at_hand = []
+
+    def _take(self) -> PoolProxiedConnection:
+        pool = self._engine.pool
+        with suppress(IndexError):
+            while True:
+                pooled, of, used = self._at_hand.pop()
+                if of is not pool:
+                    pooled.invalidate()  # the engine was disposed of
+                elif monotonic() - used < _STANDS:
+                    return pooled
+                else:
+                    pooled.close()
+        return pool.connect()
 
 
 def _sessions() -> "Sessions":

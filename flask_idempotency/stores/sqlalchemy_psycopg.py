@@ -25,7 +25,7 @@ try:
 except ImportError:
     answers = None  # another version, whose cursors serve as well
 
-# In a pooled connection's `info`. The names of what is prepared on its session; none where others may share it.
+# In a pooled connection's `info`. What is prepared on its session, by name; nothing where others may share it.
 _PREPARED = "flask_idempotency.prepared"
 
 # The cursor for those that are not prepared: a new one would look up anew how each value is written.
@@ -60,6 +60,10 @@ _LOAD: dict[int, Callable[[bytes], Any]] = {
     **dict.fromkeys((25, 1043), bytes.decode),
     **dict.fromkeys((20, 21, 23), lambda value: int.from_bytes(value, "big", signed=True)),
 }
+
+
+#: What a statement's columns are read with. The same for as long as it is prepared: one that changes is refused.
+Loaders = tuple[tuple[int, Callable[[bytes], Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +104,14 @@ def look_whether_alone(connection: Any, record: Any) -> None:
     # A plan is kept for as long as the session. One that was made while the table was small, reading all of it, would
     # be the slowest there is once it has grown.
     connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
-    record.info[_PREPARED] = set()
+    record.info[_PREPARED] = {}
 
 
 def _try_out(connection: Any) -> None:
     """Not all that is used here of psycopg is documented. One that is another inside is used by its cursors."""
     global answers
     try:
-        _execute_prepared(connection, set(), Prepared(b"", b"SELECT 1", (), (), ()), {})
+        _execute_prepared(connection, {}, Prepared(b"", b"SELECT 1", (), (), ()), {})
     except (AttributeError, TypeError, ValueError) as error:
         answers = None
         connection.close()  # its answers are on their way still
@@ -162,30 +166,33 @@ class Sessions:
 
 
 def _execute_prepared(
-    driver: Any, known: set[bytes], prepared: Prepared, values: Mapping[str, Any]
+    driver: Any, known: dict[bytes, Loaders], prepared: Prepared, values: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...] | None, int]:
     # As psycopg's cursors do it, without what they look up for values of any type: that takes as long as the server.
     session = driver.pgconn
-    if prepared.name not in known:
-        session.send_prepare(prepared.name, prepared.sql, prepared.types)
+    name = prepared.name
+    if name not in known:
+        session.send_prepare(name, prepared.sql, prepared.types)
         _the_one_of(driver.wait(answers(session)))
-        known.add(prepared.name)
-    written = [None if (value := values[name]) is None else write(value) for name, write in prepared.parameters]
-    session.send_query_prepared(prepared.name, written, prepared.binary, 1)
+        known[name] = ()
+    written = [None if (value := values[key]) is None else write(value) for key, write in prepared.parameters]
+    session.send_query_prepared(name, written, prepared.binary, 1)
     result = _the_one_of(driver.wait(answers(session)))
     if not result.ntuples:
         return None, result.command_tuples or 0
-    return tuple(_read(result, column) for column in range(result.nfields)), result.ntuples
+    loaders = known[name]
+    if not loaders:
+        loaders = known[name] = tuple((column, _loader(result, column)) for column in range(result.nfields))
+    get = result.get_value
+    row = [None if (value := get(0, column)) is None else load(value) for column, load in loaders]
+    return tuple(row), result.ntuples
 
 
-def _read(result: Any, column: int) -> Any:
-    value = result.get_value(0, column)
-    if value is None:
-        return None
+def _loader(result: Any, column: int) -> Callable[[bytes], Any]:
     load = _LOAD.get(result.ftype(column))
     if load is None:
         raise DataError(f"column {column + 1} is of a type that records do not have")
-    return load(value)
+    return load
 
 
 def _the_one_of(results: list[Any]) -> Any:

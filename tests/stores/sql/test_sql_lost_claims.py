@@ -147,6 +147,7 @@ def test_nothing_is_waited_for_less_than_the_database_is_set_to_but_claims(
     store: SQLAlchemyStore, engine: Engine
 ) -> None:
     claim(store, new_record())
+    store._ready()[0].give_back()
     assert store._engine is not None
     with store._engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"

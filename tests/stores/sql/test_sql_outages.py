@@ -118,6 +118,7 @@ def test_connections_to_a_server_that_turned_read_only_are_given_up_for_new_ones
     """As after a failover: the old master goes on answering, and the name leads to the new one already."""
     store = SQLAlchemyStore(url)
     claim(store, new_record())
+    store._ready()[0].give_back()
     assert store._engine is not None
     make_read_only = {
         "postgresql": "SET default_transaction_read_only = on",

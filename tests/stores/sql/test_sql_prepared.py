@@ -41,6 +41,8 @@ def serve(store: SQLAlchemyStore) -> None:
 
 
 def engine_of(store: SQLAlchemyStore) -> Engine:
+    """The engine of the store, with all its connections in its pool."""
+    store._ready()[0].give_back()
     assert store._engine is not None
     return store._engine
 

@@ -157,7 +157,7 @@ def race(key: str, ports: list[int]) -> list[tuple[int, str | None, bytes]]:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             connection.connect()
             start.wait(30)
-            connection.request("POST", "/orders", b"{}", {"Idempotency-Key": key})
+            connection.request("POST", "/orders", b"{}", {"Host": "shop.example", "Idempotency-Key": key})
             response = connection.getresponse()
             return response.status, response.getheader("Idempotent-Replayed"), response.read()
 
