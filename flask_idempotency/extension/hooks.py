@@ -16,6 +16,8 @@ from ..engine.policy import Policy
 from ..engine.records import StoredResponse
 from ..exactly_once.steps import StepRefused
 from ..http.admission import ATTEMPT, admit, in_attempt, place_body
+from ..http.body import Body
+from ..http.header import environ_name
 from ..http.policy_page import answer
 from ..http.problems import Docs, Problem, problem
 from ..http.refusals import dress
@@ -120,11 +122,14 @@ class Hooks:
     def _begin(self, context: Any) -> None:
         """Begin the passage of a request that the policy covers, before anything reads its body."""
         current: Request = context.request
+        environ = current.environ
         in_force = self.views.of(current)
         if in_force is not None:
-            environ = current.environ
             if not in_force.lets_pass(environ) and not (ATTEMPT in environ and in_attempt(environ)):
                 environ[PASSAGE] = Passage(in_force, place_body(environ, in_force.policy), context)
+        elif not self.policy.methods and environ_name(self.policy.header) in environ:
+            # A decorator that does not use functools.wraps may hide a view that claims, and a hook may read first.
+            place_body(environ, self.policy)
 
     def _claim_and_run(
         self, current: Request, passage: Passage, dispatch: Callable[..., Any], args: tuple[Any, ...]
@@ -164,7 +169,8 @@ class Hooks:
         if passage is None:
             if in_force.lets_pass(environ) or self.views.exempts(current):
                 return view()
-            body = place_body(environ, in_force.policy)
+            placed = environ["wsgi.input"]
+            body = placed if isinstance(placed, Body) else place_body(environ, in_force.policy)
             passage = environ[PASSAGE] = Passage(in_force, body, current_context())
         answered = self._admit(current, passage)
         if answered is not None:

@@ -128,3 +128,21 @@ def test_a_decorator_that_reads_the_upload_above_ours_takes_nothing_from_the_vie
     first, again = upload(), upload()
     assert first.json == {"form": {"a": "1"}, "file": "content"}
     assert again.headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_a_hook_that_reads_the_form_before_a_view_that_alone_claims_takes_nothing_from_it(wraps: bool) -> None:
+    app, idempotency = make_app(methods=())
+
+    def decorating(view: Any) -> Any:
+        wrapper = lambda: view()  # noqa: E731
+        return functools.wraps(view)(wrapper) if wraps else wrapper
+
+    @app.before_request
+    def check() -> None:
+        assert request.form["a"]
+
+    app.add_url_rule("/x", "x", decorating(idempotency.view(lambda: request.form.to_dict())), methods=["POST"])
+    form = {"CONTENT_TYPE": "application/x-www-form-urlencoded", "HTTP_IDEMPOTENCY_KEY": "k"}
+    assert [send(app, b"a=1", **form).json for _ in range(2)] == [{"a": "1"}] * 2
+    assert slug(send(app, b"a=2", **form)) == "idempotency-key-reused"
