@@ -54,6 +54,11 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._file.path)!r})"
 
+    @property
+    def sqlite_path(self) -> str:
+        """The SQLite file that the records are in: it has one writer."""
+        return str(self._file.path)
+
     def claim(
         self,
         record: RecordKey,

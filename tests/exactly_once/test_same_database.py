@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from flask_idempotency.stores import SQLAlchemyStore
+from flask_idempotency.engine.store import Store
+from flask_idempotency.stores import EncryptedStore, SQLAlchemyStore, SQLiteStore
 from tests.exactly_once.crashing import COMMITTED, LEASE
 from tests.exactly_once.shop import Shop
 from tests.exactly_once.test_crashes import ask_until_answered, kill_at
@@ -25,7 +26,8 @@ class OneDatabase(Shop):
         super().__init__(url, self.store, engine_options=engine_options, **more)
         given.db = self.db
         with self.app.app_context(), self.db.engine.begin() as connection:
-            self.store.table.drop(connection, checkfirst=True)
+            for table in (self.store.table, self.store.step_table):
+                table.drop(connection, checkfirst=True)
 
     def lease_ends(self) -> float | None:
         with self.db.engine.connect() as connection:
@@ -135,6 +137,36 @@ def test_on_sqlite_a_step_cannot_be_kept_in_the_file_that_the_view_has_locked_an
     with pytest.raises(RuntimeError, match="give the store a file of its own"):
         shop.app.test_client().post("/orders", headers=KEY)
     assert (charged, shop.items(), shop.proofs()) == ([], [], 0)
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_so_it_is_with_the_embedded_store_in_that_file(tmp_path: Any, encrypted: bool) -> None:
+    store: Store = SQLiteStore(tmp_path / "shop.db")
+    if encrypted:
+        store = EncryptedStore(store, ["key-" * 10])
+    shop = Shop(f"sqlite:///{tmp_path / 'shop.db'}", store)
+    shop.app.config["PROPAGATE_EXCEPTIONS"] = True
+    shop.app.add_url_rule("/orders", "orders", lambda: str(shop.idempotency.step("charge", dict)), methods=["POST"])
+    with pytest.raises(RuntimeError, match="give the store a file of its own"):
+        shop.app.test_client().post("/orders", headers=KEY)
+
+
+def test_on_sqlite_steps_are_kept_in_another_file(tmp_path: Any) -> None:
+    shop = Shop(f"sqlite:///{tmp_path / 'shop.db'}", SQLiteStore(tmp_path / "idempotency.db"))
+    charged: list[None] = []
+
+    def view() -> Any:
+        shop.db.session.add(shop.Order(item="book"))
+        shop.db.session.commit()
+        charge = shop.idempotency.step("charge", lambda: charged.append(None) or len(charged))
+        return str(charge), statuses.pop(0)
+
+    statuses = [500, 201]
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    client = shop.app.test_client()
+    heard = [client.post("/orders", headers=KEY) for _ in range(3)]
+    assert [(each.status_code, each.text) for each in heard] == [(500, "1"), (201, "1"), (201, "1")]
+    assert (len(charged), shop.items()) == (1, ["book"])
 
 
 @pytest.mark.parametrize("ending", ["kept", "not kept"])

@@ -51,7 +51,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             url = request.getfixturevalue(f"{request.param}_url")
             store = SQLAlchemyStore(url)
             engine = create_engine(url)
-            store.table.drop(engine, checkfirst=True)
+            for table in (store.table, store.step_table):
+                table.drop(engine, checkfirst=True)
             engine.dispose()
         ends.callback(store.close)
         yield store
