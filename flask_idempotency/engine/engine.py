@@ -233,11 +233,11 @@ class Engine:
             if not isinstance(error, RecordUnreadable):
                 outage.failed()
             raise
-        # What is final may have been read where nothing can be written: on a full disk, say.
-        if outage.seen and not isinstance(standing, Completed | InProgress):
-            outage.answered(policy.lease)
+        if outage.seen and isinstance(standing, Claimed):
+            outage.wrote(policy.lease)
         if held_back and isinstance(standing, Lapsed):
             # Whoever held it may have its answer in hand.
+            outage.look_for_its_end(self.store, policy.lease)
             now = clock.now()
             return InProgress(standing.fingerprint, started=now, lease_ends=now + outage.calm_for())
         return standing

@@ -170,7 +170,7 @@ class Heartbeat:
             if not self._renewals_fail:
                 logger.exception("%d claims could not be renewed, it is tried again and again.", len(beats))
             return False
-        outage_of(store).answered(lease)
+        outage_of(store).wrote(lease)
         for beat in beats:
             beat.renewed_at = now
             if beat.claim in fenced:

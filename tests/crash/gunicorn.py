@@ -20,7 +20,7 @@ from typing import Any
 from gunicorn.config import make_settings
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 
 
 @dataclass
@@ -156,10 +156,11 @@ class Server:
     def pay(self, key: str, payload: object = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
-            headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+            headers = {"Host": "till", "Idempotency-Key": key, "Content-Type": "application/json"}
             connection.request("POST", "/pay", json.dumps({} if payload is None else payload), headers)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), json.loads(response.read()))
+            headers, body = dict(response.getheaders()), response.read()
+            return Answer(response.status, headers, json.loads(body) if "json" in headers["Content-Type"] else {})
         except (ConnectionError, http.client.HTTPException):
             return Answer(0)
         finally:

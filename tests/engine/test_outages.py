@@ -106,6 +106,18 @@ def test_what_can_still_be_read_does_not_end_an_outage(clock: Clock) -> None:
     desk.engine.release(running)
 
 
+def test_a_lapsed_claim_that_can_be_read_is_not_taken_over_at_the_moment_when_it_can_be_written(clock: Clock) -> None:
+    desk, store = after_an_outage(clock)
+    store.lost = ("complete", "renew")
+    for _ in range(3):
+        assert desk.refused() == ("request-in-progress", 1)
+        clock.tick(11)
+    store.lost = ()
+    assert desk.refused() == ("request-in-progress", 10)
+    clock.tick(10.1)
+    desk.engine.release(desk.run())
+
+
 def test_the_heartbeat_sees_the_outage_and_its_end_where_no_request_does(clock: Clock) -> None:
     store = FailingStore()
     desk = Desk(store)
@@ -167,16 +179,16 @@ def test_the_outage_of_one_store_is_none_of_another(clock: Clock) -> None:
 def test_nothing_is_heeded_any_more_once_the_calm_is_over(clock: Clock) -> None:
     outage = Outage()
     assert not outage.seen
-    outage.answered(30.0)
+    outage.wrote(30.0)
     assert not outage.holds_back()
     outage.failed()
     assert outage.seen
     assert outage.holds_back()
     clock.tick(1000)
     assert outage.holds_back()
-    outage.answered(30.0)
+    outage.wrote(30.0)
     clock.tick(9)
-    outage.answered(30.0)  # which answer was the first counts
+    outage.wrote(30.0)  # the first one counts
     assert outage.holds_back()
     clock.tick(1.1)
     assert not outage.holds_back()

@@ -287,7 +287,7 @@ def paid(key):
     response = app.test_client().post("/pay", json={"amount": 1}, headers={"Idempotency-Key": key})
     known = response.get_json(force=True)
     replayed = " replayed" if "Idempotent-Replayed" in response.headers else ""
-    return f"{response.status_code} {known.get('run') or known['type'].rsplit('/')[-1].rsplit(':')[-1]}{replayed}"
+    return f"{response.status_code} {known.get('run') or known['type'].rsplit('#')[-1]}{replayed}"
 
 def in_the_end(key):
     ends = time.monotonic() + 20
