@@ -94,6 +94,7 @@ def test_a_session_that_names_nobody_joins_the_fingerprint() -> None:
 
 def test_an_empty_session_joins_nothing() -> None:
     assert caller(signed_in=Known(session=None), Cookie="c") == caller()
+    assert caller(Cookie="") == caller()
 
 
 def test_without_sessions_the_cookies_take_that_part(caplog: pytest.LogCaptureFixture) -> None:
