@@ -18,16 +18,14 @@ _LOST_RETENTION = 24 * 60 * 60.0
 
 @dataclass(slots=True)
 class _Record:
-    key: RecordKey
-    fingerprint: bytes
-    token: bytes
+    claim: Claim
     number: int
     state: int
     started: float
     lease_ends: float  # means nothing once the state is neither claimed nor answering
     retention: float
     expires_at: float
-    noted: float  # the expiry under which the sweep finds it; never later than the real one
+    noted: float  # the expiry under which the sweep finds it, never later than the real one; infinite where it does not
     response: StoredResponse | None = None
     steps: dict[str, bytes | None] = field(default_factory=dict)
 
@@ -63,32 +61,23 @@ class MemoryStore:
         with self._lock:
             now = clock.now()
             found = self._records.get(record.id)
-            lapsed, steps, number = False, {}, 1
+            lapsed, number = False, 1
             if found is not None and found.expires_at > now:
                 standing = _standing(found, fingerprint, now, take_over)
                 if standing is not None:
                     return standing
-                lapsed, steps, number = found.state == CLAIMED, found.steps, found.number + 1
-            token = new_token()
-            lease_ends = now + lease
+                lapsed, number = found.state == CLAIMED, found.number + 1
+            claim = Claim(record, fingerprint, new_token())
             expires_at = now + max(lease, retention) if take_over else inf
-            self._records[record.id] = _Record(
-                record,
-                fingerprint,
-                token,
-                number,
-                CLAIMED,
-                now,
-                lease_ends,
-                retention,
-                expires_at,
-                expires_at,
-                None,
-                steps,
-            )
-            if take_over:
-                heappush(self._expiries, (expires_at, record.id))
-            return Claimed(Claim(record, fingerprint, token), number, lapsed)
+            made = _Record(claim, number, CLAIMED, now, now + lease, retention, expires_at, inf)
+            if found is not None:
+                made.noted = found.noted
+                if number > 1:
+                    made.steps = found.steps
+            self._records[record.id] = made
+            if expires_at < made.noted:
+                self._note(made)
+            return Claimed(claim, number, lapsed)
 
     def answering(self, claim: Claim, *, lease: float) -> bool:
         """See `Store.answering`."""
@@ -123,7 +112,7 @@ class MemoryStore:
             record = self._records.get(claim.record.id)
             if record is None or record.expires_at <= now:
                 return True
-            if record.token != claim.token or record.is_done(now):
+            if record.claim.token != claim.token or record.is_done(now):
                 return False
             record.state = RELEASED
             self._expire(record, now + retention)
@@ -164,7 +153,7 @@ class MemoryStore:
                 record = self._records.get(claim.record.id)
                 if record is None:
                     continue
-                if record.token != claim.token:
+                if record.claim.token != claim.token:
                     if record.expires_at > now:
                         fenced.add(claim)
                 elif record.state == CLAIMED:
@@ -233,17 +222,18 @@ class MemoryStore:
     def _held(self, claim: Claim, now: float, *, retention: float) -> _Record | None:
         """The record, where it is this claim's; made anew where it is gone altogether."""
         record = self._records.get(claim.record.id)
-        if record is not None and record.token == claim.token:
+        if record is not None and record.claim.token == claim.token:
             return record
         if record is not None and record.expires_at > now:
             return None
-        record = _Record(claim.record, claim.fingerprint, claim.token, 1, CLAIMED, now, now, retention, inf, inf)
-        self._records[claim.record.id] = record
-        return record
+        noted = inf if record is None else record.noted
+        made = _Record(claim, 1, CLAIMED, now, now, retention, inf, noted)
+        self._records[claim.record.id] = made
+        return made
 
     def _running(self, claim: Claim) -> _Record | None:
         record = self._records.get(claim.record.id)
-        mine = record is not None and record.token == claim.token and record.state in (CLAIMED, ANSWERING)
+        mine = record is not None and record.claim.token == claim.token and record.state in (CLAIMED, ANSWERING)
         return record if mine else None
 
     def _expire(self, record: _Record, expires_at: float) -> None:
@@ -254,18 +244,18 @@ class MemoryStore:
     def _note(self, record: _Record) -> None:
         record.noted = record.expires_at
         if record.noted != inf:
-            heappush(self._expiries, (record.noted, record.key.id))
+            heappush(self._expiries, (record.noted, record.claim.record.id))
 
 
 def _standing(found: _Record, fingerprint: bytes, now: float, take_over: bool) -> Standing | None:
     """What stands in the way of a claim; None where nothing does."""
     if found.is_done(now):
-        return Completed(found.fingerprint, found.response)
+        return Completed(found.claim.fingerprint, found.response)
     if found.state == ABANDONED:
-        return Lapsed(found.fingerprint)
+        return Lapsed(found.claim.fingerprint)
     if found.state == RELEASED:
-        bound = found.fingerprint != fingerprint and any(result is not None for result in found.steps.values())
-        return Lapsed(found.fingerprint) if bound else None
+        bound = found.claim.fingerprint != fingerprint and any(result is not None for result in found.steps.values())
+        return Lapsed(found.claim.fingerprint) if bound else None
     if found.lease_ends > now:
-        return InProgress(found.fingerprint, found.started, found.lease_ends)
-    return None if take_over and found.fingerprint == fingerprint else Lapsed(found.fingerprint)
+        return InProgress(found.claim.fingerprint, found.started, found.lease_ends)
+    return None if take_over and found.claim.fingerprint == fingerprint else Lapsed(found.claim.fingerprint)

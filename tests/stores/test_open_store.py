@@ -12,7 +12,9 @@ from flask import Flask
 
 from flask_idempotency import Idempotency
 from flask_idempotency.stores import MemoryStore, RedisStore, SQLAlchemyStore, SQLiteStore, open_store
-from flask_idempotency.testing.contract import DAY, FINGERPRINT, new_record
+from flask_idempotency.testing.contract import FINGERPRINT, new_record
+
+from .usual import USUAL
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,43 @@ def test_a_url_that_names_no_store_is_refused_without_repeating_it(url: str) -> 
     assert "hush" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "durable", "expected"),
+    [
+        ("", None, True),
+        ("", True, True),
+        ("", False, False),
+        ("?durable=false", None, False),
+        ("?durable=false", False, False),
+        ("?durable=true", True, True),
+    ],
+)
+def test_durable_may_stand_in_the_url_or_beside_it(
+    tmp_path: Path, query: str, durable: bool | None, expected: bool
+) -> None:
+    store = open_store(f"sqlite:///a.db{query}", directory=tmp_path, durable=durable)
+    assert isinstance(store, SQLiteStore)
+    assert store._file._durable is expected
+
+
+@pytest.mark.parametrize(
+    ("url", "durable"),
+    [
+        ("sqlite:///a.db?durable=false", True),
+        ("sqlite:///a.db?durable=true", False),
+        ("memory://", True),
+        ("memory://", False),
+        ("redis://u:hush@localhost", True),
+        ("sqlite+pysqlite:///a.db", False),
+        ("postgresql+psycopg://u:hush@localhost/x", False),
+    ],
+)
+def test_durable_is_refused_where_it_would_not_be_heeded(url: str, durable: bool) -> None:
+    with pytest.raises(ValueError, match="durable") as refused:
+        open_store(url, durable=durable)
+    assert "hush" not in str(refused.value)
+
+
 def test_a_relative_path_starts_in_the_instance_folder(tmp_path: Path) -> None:
     app = Flask(__name__, instance_path=str(tmp_path / "instance"))
     app.config["IDEMPOTENCY_STORE_URL"] = "sqlite:///deep/records.db"
@@ -91,7 +130,7 @@ def test_a_path_is_taken_from_where_the_store_was_made(tmp_path: Path, monkeypat
 def test_a_database_in_memory_is_one_for_all_threads_and_leaves_nothing_behind() -> None:
     store = SQLiteStore(":memory:")
     record = new_record()
-    claim = partial(store.claim, record, FINGERPRINT, lease=60, retention=DAY)
+    claim = partial(store.claim, record, FINGERPRINT, **USUAL)
     with ThreadPoolExecutor(8) as pool:
         outcomes = [future.result() for future in [pool.submit(claim) for _ in range(8)]]
     del claim

@@ -10,11 +10,13 @@ from flask_idempotency.engine.records import Claimed, RecordKey
 from flask_idempotency.stores import SQLiteStore
 from flask_idempotency.stores.sqlite_checkpoints import Checkpoints
 
+from .usual import FINGERPRINT, USUAL
+
 PAGE = 4096
 
 
 def write(store: SQLiteStore, name: str) -> None:
-    outcome = store.claim(RecordKey.of(b"p" * 16, name), b"f" * 16, lease=60.0, retention=3600.0)
+    outcome = store.claim(RecordKey.of(b"p" * 16, name), FINGERPRINT, **USUAL)
     assert isinstance(outcome, Claimed)
     assert store.complete(outcome.claim, None, retention=3600.0)
 

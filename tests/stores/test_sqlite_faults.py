@@ -22,9 +22,9 @@ from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLiteStore
 
 from ..crash.sqlite_processes import run, start
+from .usual import BRIEF, FINGERPRINT, USUAL
 
 TIMEOUT = 20.0
-FINGERPRINT = b"f" * 16
 
 
 class Till:
@@ -79,7 +79,7 @@ def corrupt(path: Path) -> None:
 def newer(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE idempotency_schema (version INTEGER NOT NULL)")
-    connection.execute("INSERT INTO idempotency_schema VALUES (3)")
+    connection.execute("INSERT INTO idempotency_schema VALUES (4)")
     connection.commit()
     connection.close()
 
@@ -107,8 +107,8 @@ def test_a_file_that_cannot_be_used_is_a_503_until_it_is_mended(path: Path, trou
 def test_a_file_of_a_newer_library_is_left_as_it_is(path: Path) -> None:
     newer(path)
     before = path.read_bytes()
-    with pytest.raises(StoreUnavailable, match="layout 3 of another version"):
-        SQLiteStore(path).claim(RecordKey(b"r" * 16), FINGERPRINT, lease=1, retention=1)
+    with pytest.raises(StoreUnavailable, match="layout 4 of another version"):
+        SQLiteStore(path).claim(RecordKey(b"r" * 16), FINGERPRINT, **BRIEF)
     assert path.read_bytes() == before
     assert [sibling.name for sibling in path.parent.iterdir()] == [path.name]
 
@@ -242,11 +242,11 @@ def test_what_a_store_closed_by_one_thread_loses_for_the_others_is_nothing(path:
     try:
         for number in range(25):
             record = RecordKey.of(b"p" * 16, str(number))
-            outcome = store.claim(record, FINGERPRINT, lease=60.0, retention=60.0)
+            outcome = store.claim(record, FINGERPRINT, **USUAL)
             assert isinstance(outcome, Claimed)
             answer = StoredResponse("200 OK", (), b"")
             assert store.complete(outcome.claim, answer, retention=60.0)
-            assert store.claim(record, FINGERPRINT, lease=1, retention=1) == Completed(FINGERPRINT, answer)
+            assert store.claim(record, FINGERPRINT, **BRIEF) == Completed(FINGERPRINT, answer)
     finally:
         stop.set()
         closing.join()
@@ -261,7 +261,7 @@ def test_a_second_store_on_the_file_does_not_drop_the_locks_of_the_first(path: P
     # If the locks were gone, this process would think itself the last, and take the log away under us.
     run(path, "SQLiteStore(path).purge(limit=1)")
     record = RecordKey.of(b"p" * 16, "k")
-    outcome = first.claim(record, FINGERPRINT, lease=60.0, retention=60.0)
+    outcome = first.claim(record, FINGERPRINT, **USUAL)
     assert isinstance(outcome, Claimed)
     assert run(path, "print(type(claim(SQLiteStore(path), 'k')).__name__)") == "InProgress"
 
@@ -389,7 +389,7 @@ time.sleep(1.0)
 print(paid("one")[:3] in ("409", "503"), runs)
 make_room()
 print(in_the_end("one"), runs)
-print(type(SQLiteStore(path).claim(record("other"), FINGERPRINT, lease=1, retention=1)).__name__)
+print(type(claim(SQLiteStore(path), "other")).__name__)
 """,
     )
     assert seen.splitlines() == ["201 1", "201 2", "True 2", "201 2 replayed 2", "Claimed"]

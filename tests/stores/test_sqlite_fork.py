@@ -134,7 +134,8 @@ def test_a_fork_waits_for_what_is_in_the_middle_of_a_transaction(tmp_path: Path)
             time.sleep(0.3)
 
         Write.run = slowly
-        renewing = threading.Thread(target=store.renew, args=([Claim(b"1" * 16, b"1" * 16)] * 2,), kwargs={"lease": 1})
+        claims = [Claim(record(str(number)), FINGERPRINT, b"t" * 16) for number in range(2)]
+        renewing = threading.Thread(target=store.renew, args=(claims,), kwargs={"lease": 1})
         renewing.start()
         assert writing.wait(20)
         child = os.fork()

@@ -50,7 +50,13 @@ def test_a_store_made_before_the_patch_does_not_block_the_hub(tmp_path: Path) ->
         path,
         """
         store = SQLiteStore(path, busy_timeout=20.0)
+        from flask_idempotency.engine.attempt import Attempt
         from flask_idempotency.engine.heartbeat import heartbeat
+        from flask_idempotency.engine.policy import Policy
+        attempt = Attempt(
+            store, Claim(record("held"), FINGERPRINT, b"t" * 16), Policy(lease=0.3),
+            principal=b"p" * 16, request_fingerprint=FINGERPRINT, number=1, lapsed=False,
+        )
         from gevent import monkey; monkey.patch_all()
         import gevent, sqlite3
         other = sqlite3.connect(path, isolation_level=None)
@@ -65,7 +71,7 @@ def test_a_store_made_before_the_patch_does_not_block_the_hub(tmp_path: Path) ->
 
         gevent.spawn(tick)
         greenlets = [gevent.spawn(do, store, str(number)) for number in range(20)]
-        heartbeat.watch(store, Claim(b"r" * 16, b"t" * 16), 0.3)
+        heartbeat.watch(attempt)
         while len(ticks) < 40:
             gevent.sleep(0.01)
         other.execute("COMMIT")

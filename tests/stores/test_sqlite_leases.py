@@ -10,7 +10,9 @@ import pytest
 from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgress, RecordKey
 from flask_idempotency.stores import SQLiteStore
 
-RECORD, FINGERPRINT = RecordKey(b"r" * 16), b"f" * 16
+from .usual import BRIEF, FINGERPRINT, PLAIN, USUAL
+
+RECORD = RecordKey(b"r" * 16)
 TIMEOUT = 20.0
 
 
@@ -42,14 +44,14 @@ def locked(tmp_path: Path) -> LockedStore:
 def test_a_claim_that_waited_for_its_turn_is_held_from_then_on(locked: LockedStore) -> None:
     """Else one that waited longer than its lease would be there for anyone to take over, its handler just begun."""
     claim = threading.Thread(
-        target=locked.store.claim, args=(RECORD, FINGERPRINT), kwargs={"lease": 1.0, "retention": 60.0}
+        target=locked.store.claim, args=(RECORD, FINGERPRINT), kwargs=PLAIN | {"lease": 1.0, "retention": 60.0}
     )
     given_up, lease_ends = locked.lease_ends_after_wait(claim)
     assert lease_ends >= given_up + 1.0
 
 
 def test_a_renewal_that_waited_for_its_turn_counts_from_then_on(locked: LockedStore) -> None:
-    outcome = locked.store.claim(RECORD, FINGERPRINT, lease=1.0, retention=60.0)
+    outcome = locked.store.claim(RECORD, FINGERPRINT, **PLAIN, lease=1.0, retention=60.0)
     assert isinstance(outcome, Claimed)
     renew = threading.Thread(target=locked.store.renew, args=([outcome.claim],), kwargs={"lease": 1.0})
     given_up, lease_ends = locked.lease_ends_after_wait(renew)
@@ -58,14 +60,14 @@ def test_a_renewal_that_waited_for_its_turn_counts_from_then_on(locked: LockedSt
 
 def test_repeats_are_answered_while_the_file_is_locked(locked: LockedStore) -> None:
     """What stands in the record is read without any lock."""
-    outcome = locked.store.claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0)
+    outcome = locked.store.claim(RECORD, FINGERPRINT, **USUAL)
     assert isinstance(outcome, Claimed)
     done = RecordKey(b"d" * 16)
-    finished = locked.store.claim(done, FINGERPRINT, lease=60.0, retention=60.0)
+    finished = locked.store.claim(done, FINGERPRINT, **USUAL)
     assert isinstance(finished, Claimed)
     assert locked.store.complete(finished.claim, None, retention=60.0)
-    assert not locked.store.complete(Claim(done.id, b"another's token!"), None, retention=60.0)
+    assert not locked.store.complete(Claim(done, FINGERPRINT, b"another's token!"), None, retention=60.0)
     locked._other.execute("BEGIN IMMEDIATE")
-    assert isinstance(locked.store.claim(RECORD, FINGERPRINT, lease=1, retention=1), InProgress)
-    assert locked.store.claim(done, FINGERPRINT, lease=1, retention=1) == Completed(FINGERPRINT, None)
+    assert isinstance(locked.store.claim(RECORD, FINGERPRINT, **BRIEF), InProgress)
+    assert locked.store.claim(done, FINGERPRINT, **BRIEF) == Completed(FINGERPRINT, None)
     locked._other.execute("ROLLBACK")

@@ -11,8 +11,9 @@ from flask_idempotency.engine.records import Claimed, InProgress, RecordKey
 from flask_idempotency.stores import SQLiteStore
 
 from ..crash.sqlite_processes import run
+from .usual import FINGERPRINT, USUAL
 
-RECORD, FINGERPRINT = RecordKey(b"r" * 16), b"f" * 16
+RECORD = RecordKey(b"r" * 16)
 
 
 def test_a_relative_path_means_the_folder_in_which_the_store_was_made(
@@ -22,7 +23,7 @@ def test_a_relative_path_means_the_folder_in_which_the_store_was_made(
     monkeypatch.chdir(tmp_path)
     store = SQLiteStore("idempotency.db")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert isinstance(store.claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), Claimed)
+    assert isinstance(store.claim(RECORD, FINGERPRINT, **USUAL), Claimed)
     assert (tmp_path / "idempotency.db").exists()
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -30,10 +31,10 @@ def test_a_relative_path_means_the_folder_in_which_the_store_was_made(
 @pytest.mark.parametrize("name", ["with space.db", "ünïcödé.db", "what?mode=memory#.db", "100%41.db", "a;b&c=d.db"])
 def test_a_name_is_a_name_whatever_it_would_mean_in_an_address(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), Claimed)
+    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, **USUAL), Claimed)
     assert path.exists()
     assert {found.name for found in tmp_path.iterdir()} <= {name, f"{name}-wal", f"{name}-shm", f"{name}-turn"}
-    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0), InProgress)
+    assert isinstance(SQLiteStore(path).claim(RECORD, FINGERPRINT, **USUAL), InProgress)
 
 
 @pytest.mark.parametrize("path", ["", "."])
@@ -76,7 +77,7 @@ def test_stores_that_are_no_longer_used_leave_no_file_open(tmp_path: Path) -> No
 
     for number in range(20):
         store = SQLiteStore(tmp_path / f"{number}.db")
-        store.claim(RECORD, FINGERPRINT, lease=60.0, retention=60.0)
+        store.claim(RECORD, FINGERPRINT, **USUAL)
         store.close()
         del store
     assert open_files() == []

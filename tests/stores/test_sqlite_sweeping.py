@@ -9,13 +9,16 @@ import pytest
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 
-from flask_idempotency.engine.engine import Engine, Run
+from flask_idempotency.engine.attempt import Attempt
+from flask_idempotency.engine.engine import Engine
 from flask_idempotency.engine.policy import Policy
 from flask_idempotency.engine.records import Claim, Claimed, RecordKey
 from flask_idempotency.stores import SQLiteStore
-from flask_idempotency.stores.sqlite import _DUE, _PURGE
 from flask_idempotency.stores.sqlite_file import SQLiteFile, Write
 from flask_idempotency.stores.sqlite_schema import first_place
+from flask_idempotency.stores.sqlite_statements import DUE, PURGE
+
+from .usual import FINGERPRINT, PLAIN, USUAL, claimed
 
 EXPIRED = 50_000
 
@@ -40,9 +43,9 @@ def path(tmp_path: Path) -> Path:
     connection = sqlite3.connect(path)
     over = time.time() - 1
     connection.executemany(
-        "INSERT INTO idempotency_records VALUES (?, ?, ?, ?, 1, NULL, ?, ?)",
+        "INSERT INTO idempotency_records VALUES (?, ?, ?, ?, 1, 4, 0.0, 0.0, 60.0, ?, 'k', 'POST', '/', ?)",
         (
-            (first_place(over - number), b"%16d" % number, b"f" * 16, b"t" * 16, over - number, b"x" * 50)
+            (first_place(over - number), b"%16d" % number, FINGERPRINT, b"t" * 16, over - number, b"x" * 50)
             for number in range(EXPIRED)
         ),
     )
@@ -64,10 +67,15 @@ def test_no_request_takes_more_than_a_batch_and_all_are_gone_in_the_end(path: Pa
     engine = Engine(store)
     for number in range(320):
         store.request = number
-        decision = engine.begin(key=str(number), principal=b"p" * 16, fingerprint=b"f" * 16, policy=Policy())
-        assert isinstance(decision, Run)
-        assert decision.attempt is not None
-        engine.complete(decision.attempt, None)
+        attempt = engine.begin(
+            key=str(number),
+            principal=b"p" * 16,
+            fingerprint=FINGERPRINT,
+            request_fingerprint=FINGERPRINT,
+            policy=Policy(),
+        )
+        assert isinstance(attempt, Attempt)
+        engine.complete(attempt, None)
     # Expired records go faster than new ones come.
     assert sum(taken for _, taken in store.taken) >= 320
     assert max(taken for _, taken in store.taken) <= 32
@@ -82,7 +90,7 @@ def test_no_request_takes_more_than_a_batch_and_all_are_gone_in_the_end(path: Pa
 
 def test_a_batch_is_found_and_taken_without_looking_at_the_rest(path: Path) -> None:
     connection = sqlite3.connect(path)
-    for statement in (_DUE, _PURGE):
+    for statement in (DUE, PURGE):
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (0, 1))]
         assert plan == ["SEARCH idempotency_records USING INTEGER PRIMARY KEY (rowid<?)"]
     connection.close()
@@ -114,9 +122,7 @@ def store(tmp_path: Path, frozen: FrozenDateTimeFactory) -> SQLiteStore:
 
 
 def claim(store: SQLiteStore, name: str, *, lease: float = 30.0, retention: float = 60.0) -> Claim:
-    outcome = store.claim(RecordKey.of(b"p" * 16, name), b"f" * 16, lease=lease, retention=retention)
-    assert isinstance(outcome, Claimed)
-    return outcome.claim
+    return claimed(store.claim(RecordKey.of(b"p" * 16, name), FINGERPRINT, **PLAIN, lease=lease, retention=retention))
 
 
 def test_a_record_is_swept_in_the_moment_in_which_it_expires(store: SQLiteStore, frozen: FrozenDateTimeFactory) -> None:
@@ -128,13 +134,28 @@ def test_a_record_is_swept_in_the_moment_in_which_it_expires(store: SQLiteStore,
     assert store.purge(limit=1000) == 100
 
 
-def test_one_that_expires_sooner_than_its_claim_foresaw_is_swept_when_it_does(
+def test_one_that_expires_sooner_than_its_claim_foresaw_is_swept_when_that_would_have_been(
     store: SQLiteStore, frozen: FrozenDateTimeFactory
 ) -> None:
     store.complete(claim(store, "later"), None, retention=60.0)
     store.complete(claim(store, "sooner"), None, retention=5.0)
     frozen.tick(5)
+    assert isinstance(store.claim(RecordKey.of(b"p" * 16, "sooner"), b"o" * 16, **USUAL), Claimed)
+    frozen.tick(55)
     assert store.purge(limit=1000) == 1
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_one_whose_outcome_is_unknown_is_looked_at_by_and_by_and_swept_soon_after_it_is_resolved(
+    store: SQLiteStore, frozen: FrozenDateTimeFactory, done: bool
+) -> None:
+    store.abandon(claim(store, "abandoned"))
+    for _ in range(3):
+        frozen.tick(61)
+        assert store.purge(limit=10) == 0
+    assert store.resolve(RecordKey.of(b"p" * 16, "abandoned").id, done=done, retention=60.0)
+    frozen.tick(61)
+    assert store.purge(limit=10) == 1
 
 
 def test_one_that_lives_longer_than_its_claim_foresaw_is_kept_and_keeps_no_sweep_from_the_others(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from flask_idempotency.engine.records import Claim, Claimed, RecordKey
+from flask_idempotency.engine.records import Claimed, RecordKey
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import SQLiteStore, turnstile
 from flask_idempotency.stores.turnstile import Turnstile
 
 from ..crash.sqlite_processes import run, start
+from .usual import FINGERPRINT, USUAL, strangers_claim
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -90,7 +91,7 @@ def lock(path: Path) -> sqlite3.Connection:
 
 def in_order(path: Path) -> list[bytes]:
     connection = sqlite3.connect(path)
-    ids = [row[0] for row in connection.execute("SELECT id FROM idempotency_records ORDER BY rowid")]
+    ids = [row[0] for row in connection.execute("SELECT id FROM idempotency_records ORDER BY started")]
     connection.close()
     return ids
 
@@ -131,7 +132,7 @@ def test_who_was_stopped_in_the_queue_holds_nobody_up_for_long(path: Path, waite
     store = SQLiteStore(path, busy_timeout=10.0)
     for number in range(50):
         record = RecordKey.of(b"p" * 16, str(number))
-        assert isinstance(store.claim(record, b"f" * 16, lease=60.0, retention=60.0), Claimed)
+        assert isinstance(store.claim(record, FINGERPRINT, **USUAL), Claimed)
     waiters[0].process.send_signal(signal.SIGCONT)
     assert waiters[0].outcome() == "Claimed"
     locked.close()
@@ -158,13 +159,14 @@ def test_who_never_waits_finds_others_in_the_queue_after_a_few_writes_and_asks_e
     ids=["fast, among others", "fast, alone", "durable, whose wait for the disk is pause enough"],
 )
 def test_a_thread_that_has_written_lets_others_of_its_process_go_on(
-    path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, others: set[int], pauses: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, others: set[object], pauses: int
 ) -> None:
     store = SQLiteStore(path, durable=durable)
-    store._file._gate._inside |= others
+    store.purge(limit=1)
+    store._file._connections._known |= others
     slept: list[float] = []
     monkeypatch.setattr("flask_idempotency.stores.sqlite_file.time.sleep", slept.append)
-    store.renew([Claim(b"r" * 16, b"t" * 16)], lease=1.0)
+    store.renew([strangers_claim(RecordKey(b"r" * 16))], lease=1.0)
     assert len(slept) == pauses
 
 
@@ -172,10 +174,10 @@ def test_who_waits_in_vain_is_told_so_after_the_time_that_it_may_wait(path: Path
     locked = lock(path)
     store = SQLiteStore(path, busy_timeout=0.2)
     with pytest.raises(StoreUnavailable, match="locked"):
-        store.claim(RecordKey(b"r" * 16), b"f" * 16, lease=60.0, retention=60.0)
+        store.claim(RecordKey(b"r" * 16), FINGERPRINT, **USUAL)
     assert not taken(path, 0)
     locked.execute("ROLLBACK")
-    assert isinstance(store.claim(RecordKey(b"r" * 16), b"f" * 16, lease=60.0, retention=60.0), Claimed)
+    assert isinstance(store.claim(RecordKey(b"r" * 16), FINGERPRINT, **USUAL), Claimed)
     locked.close()
 
 
@@ -200,7 +202,7 @@ def test_where_nobody_can_queue_everybody_may_try(
     queue.leave()
     queue.close()
     assert isinstance(
-        SQLiteStore(tmp_path / "idempotency.db").claim(RecordKey(b"r" * 16), b"f" * 16, lease=60.0, retention=60.0),
+        SQLiteStore(tmp_path / "idempotency.db").claim(RecordKey(b"r" * 16), FINGERPRINT, **USUAL),
         Claimed,
     )
 
@@ -224,7 +226,7 @@ def test_no_write_is_refused_where_four_processes_of_eight_threads_write_at_once
         run(
             path,
             "import sqlite3; print(sqlite3.connect(path).execute("
-            "'SELECT count(*) FROM idempotency_records WHERE lease_ends IS NULL').fetchone()[0])",
+            "'SELECT count(*) FROM idempotency_records WHERE state = 4').fetchone()[0])",
         )
         == "1004"
     )
