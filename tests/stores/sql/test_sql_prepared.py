@@ -80,7 +80,7 @@ def test_through_a_pooler_nothing_is_prepared_or_set(postgresql_url: str, mode: 
         store = SQLAlchemyStore(url.render_as_string(hide_password=False))
         for _ in range(5):
             serve(store)
-        assert store.purge(limit=1) == 0
+        assert store.purge(limit=1) in (0, 1)
         assert prepared(store) == set()
         with engine_of(store).connect() as connection:
             assert connection.execute(text("SHOW enable_seqscan")).scalar() == "on"
