@@ -82,20 +82,18 @@ class SQLiteFile:
 
     def first(self, statement: str, values: Row) -> Row | None:
         """The first row that `statement` reads; it reads no other."""
-        connection = None
         try:
             connection = self._connections.take_to_read()
-            row: Row | None = connection.execute(statement, values).fetchone()
+            try:
+                row: Row | None = connection.execute(statement, values).fetchone()
+            except BaseException as error:
+                self._connections.drop(connection, error)
+                raise
             self._connections.give_back(connection)
             return row
-        except BaseException as error:
-            if connection is not None:
-                self._connections.drop(connection, error)
-            if not isinstance(error, sqlite3.Error | OSError):
-                raise
-            trouble = error
-        if not is_busy(trouble):
-            raise self._trouble(trouble) from trouble
+        except (sqlite3.Error, OSError) as error:
+            if not is_busy(error):
+                raise self._trouble(error) from error
         rows = self.read(statement, values)
         return rows[0] if rows else None
 
@@ -115,20 +113,21 @@ class SQLiteFile:
         """As `write` of one statement; how many rows it wrote. Where nobody is in the way, nothing is sooner done."""
         durable = durable and self._durable
         commits, connections = self._commits, self._connections
-        connection = changed = None
+        changed = None
         me = object()
         try:
             if commits.enter(me) and self._turnstile.empty():
                 connection = connections.take()
-                if connection.waits is not durable:
-                    connection.wait_for_disk(durable)
-                changed = connection.execute(statement, values(clock.now())).rowcount
+                try:
+                    if connection.waits is not durable:
+                        connection.wait_for_disk(durable)
+                    changed = connection.execute(statement, values(clock.now())).rowcount
+                except BaseException as error:
+                    connections.drop(connection, error)
+                    raise
                 connections.give_back(connection)
-                connection = None
             commits.leave(me)
         except BaseException as error:
-            if connection is not None:
-                connections.drop(connection, error)
             commits.leave(me)
             if not is_busy(error) and not isinstance(error, sqlite3.IntegrityError):
                 if isinstance(error, sqlite3.Error | OSError):

@@ -1,14 +1,10 @@
 """Threads that share a transaction: none is lost, none waits for ever, and none pays for another's trouble."""
 
 import contextlib
-import dis
 import random
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -16,11 +12,9 @@ from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import group_commit
 from flask_idempotency.stores.group_commit import GroupCommit, NoTurn
 
+from .torn_off import TornOff, torn_off
+
 TIMEOUT = 20.0
-
-
-class TornOff(BaseException):
-    """What a signal handler or gevent's `Timeout` would raise."""
 
 
 class Ledger:
@@ -227,36 +221,90 @@ def test_a_thread_torn_off_at_any_point_takes_nobody_with_it(place: str) -> None
 
 def submit_torn_off(commits: GroupCommit[str], job: str, moment: int) -> bool:
     """Submit, and be torn off at the moment of that number; False where it ended before."""
-    left = moment
+    return torn_off(lambda: commits.submit(job), moment, group_commit)
 
-    def trace_module(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != group_commit.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        before = ""
 
-        def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            nonlocal left, before
-            if event == "opcode":
-                # Only after these does CPython look for signals and for exceptions sent to a thread.
-                if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
-                    if left == 0:
-                        left = -1
-                        raise TornOff
-                    left -= 1
-                before = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            return trace
-
-        return trace
-
-    sys.settrace(trace_module)
+def on_its_own(commits: GroupCommit[str], act: Callable[[], object]) -> bool:
+    """Do it without a job, as long as nobody else is at work."""
+    me = object()
+    alone = False
     try:
-        commits.submit(job)
-    except (TornOff, StoreUnavailable):
-        pass
-    finally:
-        sys.settrace(None)
-    return left < 0
+        if commits.enter(me):
+            act()
+            alone = True
+        commits.leave(me)
+    except BaseException:
+        commits.leave(me)
+        raise
+    return alone
+
+
+def test_who_is_on_its_own_keeps_the_others_waiting_and_they_share_the_next_batch(ledger: Ledger) -> None:
+    commits = GroupCommit(ledger.run)
+    ledger.let_go.set()
+    threads: list[threading.Thread] = []
+
+    def meanwhile() -> None:
+        for place, job in enumerate(("a", "b", "c")):
+            threads.append(threading.Thread(target=swallow, args=(commits, job), daemon=True))
+            threads[-1].start()
+            while len(commits._queue) <= place:
+                pass
+        assert not on_its_own(commits, ledger.batches.clear)
+        assert ledger.batches == []
+
+    assert on_its_own(commits, meanwhile)
+    join(*threads)
+    assert ledger.batches == [["a", "b", "c"]]
+    assert on_its_own(commits, lambda: None)
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["others waiting", "alone"])
+def test_who_is_on_its_own_and_torn_off_at_any_point_takes_nobody_with_it(waiting: bool) -> None:
+    moment, torn = 0, True
+    while torn:
+        ledger = Ledger()
+        ledger.let_go.set()
+        commits = GroupCommit(ledger.run)
+        others: list[threading.Thread] = []
+
+        def meanwhile(others: list[threading.Thread] = others, commits: GroupCommit[str] = commits) -> None:
+            if waiting:
+                others.append(threading.Thread(target=swallow, args=(commits, "waits"), daemon=True))
+                others[0].start()
+                while not commits._queue:
+                    pass
+
+        torn = torn_off(lambda commits=commits, act=meanwhile: on_its_own(commits, act), moment, group_commit)  # type: ignore[misc]
+        join(*others)
+        join_after = threading.Thread(target=commits.submit, args=("afterwards",), daemon=True)
+        join_after.start()
+        join(join_after)
+        assert ledger.batches[-1] == ["afterwards"]
+        assert on_its_own(commits, lambda: None)
+        moment += 1
+    assert moment >= 3, "there are more moments than that"
+
+
+def test_threads_on_their_own_and_threads_with_jobs_are_at_it_one_at_a_time_and_all_come_to_it() -> None:
+    inside = done = 0
+
+    def act(jobs: Sequence[int] = (0,)) -> None:
+        nonlocal inside, done
+        inside += 1
+        assert inside == 1
+        done += len(jobs)
+        inside -= 1
+
+    commits: GroupCommit[int] = GroupCommit(act)
+
+    def work(number: int) -> None:
+        if not on_its_own(commits, act):  # type: ignore[arg-type]
+            commits.submit(number)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(5000), timeout=TIMEOUT))
+    assert done == 5000
 
 
 def test_of_many_jobs_by_many_threads_each_is_run_once_and_by_one_thread_at_a_time() -> None:
