@@ -79,6 +79,8 @@ class Engine:
         self._observers = [(observer, getattr(observer, "hears", None)) for observer in observers]
         self._outage = outage_of(store)
         self._claims_since_sweep = 0
+        #: Whether a front end has looked at what server this is in, and whether the store fits it.
+        self.placed = False
 
     def begin(
         self,

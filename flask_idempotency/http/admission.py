@@ -1,5 +1,6 @@
 """The way of every request through the library, up to the handler: key, fingerprint, principal, claim."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from .body import Body, BodyIncomplete, drain_some
 from .header import MalformedKey, check_key, environ_name, parse_key
 from .principal import SignedIn, call_with_request, caller_of
 from .problems import Problem, problem
+
+logger = logging.getLogger("flask_idempotency")
 
 #: Where the environ carries the attempt that the request is in.
 ATTEMPT = "flask_idempotency.attempt"
@@ -99,6 +102,8 @@ def admit(
         return problem("idempotency-key-malformed", reason=str(error))
     except BodyIncomplete:
         return problem("body-incomplete")
+    if not engine.placed:
+        _look_around(environ, engine)
     if resumed is not None:
         principal, fingerprint = resumed.principal, resumed.fingerprint
     else:
@@ -119,6 +124,16 @@ def admit(
     if isinstance(decision, Refuse):
         return problem(decision.refusal, retry_after=decision.retry_after, record_id=decision.record_id)
     return None if decision is Unprotected.RUN else decision
+
+
+def _look_around(environ: dict[str, Any], engine: Engine) -> None:
+    """Warn, at the first request, of a server whose processes do not share the store."""
+    engine.placed = True
+    if environ.get("wsgi.multiprocess") and getattr(engine.store, "of_one_process", False):
+        logger.warning(
+            "The server has several processes, and the store is the memory of each: a retry that comes to another one "
+            "runs again. Set IDEMPOTENCY_STORE_URL to a store that they share, such as sqlite:///idempotency.db."
+        )
 
 
 def _key_elsewhere(request: Callable[[], Request], key_from: Callable[..., str | None]) -> str | None:

@@ -37,6 +37,9 @@ class _Record:
 class MemoryStore:
     """Records in memory. Other processes do not see them, and they end with the process."""
 
+    #: Front ends warn where the server has several.
+    of_one_process = True
+
     def __init__(self) -> None:
         self._records: dict[bytes, _Record] = {}
         self._expiries: list[tuple[float, bytes]] = []
