@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, after_this_request, current_app, request
@@ -85,7 +86,7 @@ class AtomicViews:
             self._engine.let_lapse(attempt)
             raise self._refusal(attempt, "store-unavailable", _UNKNOWN_RETRY_AFTER) from error
         except Exception:
-            after_this_request(_no_success)
+            after_this_request(partial(_no_success, attempt))
             raise
         match outcome:
             case Fenced():
@@ -151,8 +152,10 @@ def _ending_of(response: Response, attempt: Attempt) -> Ending:
     return Ending(Kind.DONE, kept_response(response, policy) if at_hand else None)
 
 
-def _no_success(response: Response) -> Response:
+def _no_success(attempt: Attempt, response: Response) -> Response:
     """What an error handler made of an exception that has undone everything: a success it cannot be."""
+    if attempt.policy.keep == "success":
+        attempt.refused = True  # a redirect may lead to where the client tries again: it goes out, and is not kept
     if not 200 <= response.status_code < 300:
         return response
     logger.error("An error handler answered %d for an atomic view that an exception has undone.", response.status_code)

@@ -7,7 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from flask import Blueprint, Response, abort, request, stream_with_context
+from flask import Blueprint, Response, abort, redirect, request, stream_with_context
 from freezegun import freeze_time
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
@@ -96,6 +96,23 @@ def test_no_error_handler_makes_a_success_of_what_was_undone(database_url: str, 
         heard = client.post("/orders", headers=KEY)
         assert (heard.status_code, heard.headers["X-Seen"]) == (status, str(status))
     assert (shop.items(), shop.proofs()) == ([], 0)
+
+
+def test_a_redirect_by_which_an_error_handler_answers_goes_out_and_is_not_kept(
+    database_url: str, store: DyingStore
+) -> None:
+    shop = Shop(database_url, store)
+    errors: list[type[Exception]] = [ZeroDivisionError]
+    shop.app.register_error_handler(ZeroDivisionError, lambda error: redirect("/again"))
+
+    def answer() -> Any:
+        if errors:
+            raise errors.pop()
+        return "answer", 201
+
+    client = serve(shop, answer)
+    assert [client.post("/orders", headers=KEY).status_code for _ in range(3)] == [302, 201, 201]
+    assert (shop.items(), shop.kinds()) == (["book"], ["done"])
 
 
 def test_a_streamed_answer_begins_after_the_commit_and_is_kept_once_it_ended(
