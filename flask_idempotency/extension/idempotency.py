@@ -52,6 +52,8 @@ class Idempotency:
         session: Any = None,
         login_as: LoginAs | None = None,
     ) -> None:
+        if login_as is not None and not callable(login_as):
+            raise TypeError("login_as must be a callable of what is known of a resumed request, or None.")
         self._session = session
         self._login_as = login_as
         self._store = store

@@ -47,7 +47,7 @@ class Left:
         app = Flask(__name__)
         app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self.path}", SECRET_KEY="secret")
         options = {"keep_request": True, "completable": True} | policy
-        idempotency = Idempotency(app, store=self.store, login_as=login_as, policy=Policy(**options))
+        self.idempotency = idempotency = Idempotency(app, store=self.store, login_as=login_as, policy=Policy(**options))
         self.db = SQLAlchemy(app)
 
         def view() -> Any:

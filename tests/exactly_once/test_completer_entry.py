@@ -7,6 +7,7 @@ import pytest
 from flask import request, session
 from flask_login import LoginManager, UserMixin, current_user, login_required, login_user
 
+from flask_idempotency import Idempotency
 from tests.exactly_once.test_completer_care import DONE, Left
 
 WAITS = "0 completed, 0 in progress or refused, 1 failed"
@@ -59,6 +60,21 @@ def test_it_does_not_enter_as_nobody_where_nobody_would_be_let_in(tmp_path: Path
     left.leave()
     assert left.complete()[0] == 1
     assert left.runs == []
+
+
+@pytest.mark.parametrize("completable", [True, False])
+def test_a_single_view_can_be_marked_as_one_that_needs_nobody(tmp_path: Path, completable: bool) -> None:
+    left = Left(tmp_path, completable=False)
+    decorate = left.idempotency.view(completable=completable)
+    left.app.view_functions["orders"] = decorate(left.app.view_functions["orders"])
+    left.leave()
+    assert left.complete()[0] == (0 if completable else 1)
+    assert left.runs == (["k"] if completable else [])
+
+
+def test_what_cannot_be_called_is_no_login() -> None:
+    with pytest.raises(TypeError, match="login_as must be a callable"):
+        Idempotency(login_as="ada")  # type: ignore[arg-type]
 
 
 def test_a_login_that_fails_fails_alone(tmp_path: Path) -> None:
