@@ -51,10 +51,10 @@ UNTOUCHED = (Kind.MISSING, Kind.MALFORMED, Kind.NO_KEY, Kind.GET)
 class Shop:
     """One application behind one front end, and a second one where keys are optional; both on the same store."""
 
-    def __init__(self, store: Store, front_end: str = "hooks") -> None:
+    def __init__(self, store: Store, front_end: str = "hooks", **options: Any) -> None:
         self.meanwhile: Callable[[], None] = lambda: None
-        self._required = self._app(store, front_end, required=True)
-        self._optional = self._app(store, front_end, required=False)
+        self._required = self._app(store, front_end, Policy(**options))
+        self._optional = self._app(store, front_end, Policy(required=False, **options))
 
     def cost(self, kind: Kind, read: Read) -> Counter[str]:
         """What one request of this kind adds to what is read."""
@@ -111,9 +111,8 @@ class Shop:
             assert response.get_data()  # it is at its end, if it streams
             return response.status_code
 
-    def _app(self, store: Store, front_end: str, *, required: bool) -> Flask:
+    def _app(self, store: Store, front_end: str, policy: Policy) -> Flask:
         app = Flask(__name__)
-        policy = Policy(required=required)
         decorate: Callable[[Any], Any] = lambda view: view  # noqa: E731
         if front_end == "middleware":
             app.wsgi_app = IdempotencyMiddleware(app.wsgi_app, store=store, policy=policy)  # type: ignore[method-assign]

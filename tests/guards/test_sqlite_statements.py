@@ -95,8 +95,8 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
     return Trace(monkeypatch)
 
 
-def shop_on(path: Path, trace: Trace, *, durable: bool = True) -> Shop:
-    shop = Shop(SQLiteStore(path / "records.db", durable=durable))
+def shop_on(path: Path, trace: Trace, *, durable: bool = True, **options: Any) -> Shop:
+    shop = Shop(SQLiteStore(path / "records.db", durable=durable), **options)
     shop.cost(Kind.FAILED, trace.read_statements)  # the file is made, and each kind of connection stands
     shop.cost(Kind.FIRST, trace.read_statements)
     return shop
@@ -117,6 +117,21 @@ def test_only_what_is_about_to_be_answered_by_a_durable_store_waits_for_the_disk
     found = shop.cost(kind, trace.read_commits)
     synced, in_all = COMMITS.get(kind, (0, 0))
     assert (found["synced"], found.total()) == (synced if durable else 0, in_all)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "synced"),
+    [
+        ({"durable_claims": True}, Kind.FIRST, 2),
+        ({"on_lapse": "refuse"}, Kind.FIRST, 2),
+        ({"on_error": "refuse"}, Kind.FAILED, 1),
+    ],
+)
+def test_what_the_policy_relies_on_waits_for_the_disk_too(
+    options: dict[str, Any], kind: Kind, synced: int, trace: Trace, tmp_path: Path
+) -> None:
+    found = shop_on(tmp_path, trace, **options).cost(kind, trace.read_commits)
+    assert (found["synced"], found.total()) == (synced, 2)
 
 
 def test_a_sweep_that_finds_nothing_only_reads(trace: Trace, tmp_path: Path) -> None:
