@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -125,7 +126,9 @@ class Hooks:
         environ = current.environ
         in_force = self.views.of(current)
         if in_force is not None:
-            if not in_force.lets_pass(environ) and not (ATTEMPT in environ and in_attempt(environ)):
+            if in_force.optional is not None and in_force.optional not in environ:
+                return
+            if not (ATTEMPT in environ and in_attempt(environ)):
                 environ[PASSAGE] = Passage(in_force, place_body(environ, in_force.policy), context)
         elif not self.policy.methods and environ_name(self.policy.header) in environ:
             # A decorator that does not use functools.wraps may hide a view that claims, and a hook may read first.
@@ -279,10 +282,20 @@ def current_hooks() -> Hooks:
 def in_view(options: dict[str, Any], view: Callable[..., Any]) -> Callable[..., Any]:
     """`view`, claiming where its decorator stands."""
 
+    # Of the application that asked last, which is usually the only one. Weakly: a view may outlive it.
+    known: tuple[Callable[[], Hooks | None], Any, Any] = (lambda: None, None, None)
+
     def claiming_view(*args: Any, **kwargs: Any) -> Any:
+        nonlocal known
         hooks = current_hooks()
-        decorated = hooks.views.decorated(claiming_view, view, options)
-        run = view if decorated.plain else hooks.app.ensure_sync(view)
-        return hooks.claim_in_view(decorated.in_force, partial(run, *args, **kwargs))
+        of_hooks, in_force, run = known
+        if of_hooks() is not hooks:
+            # The view may be asynchronous.
+            in_force, run = hooks.views.decorated(options), hooks.app.ensure_sync(view)
+            known = weakref.ref(hooks), in_force, run
+        environ = current_request().environ
+        if in_force.lets_pass(environ) and PASSAGE not in environ:
+            return run(*args, **kwargs)
+        return hooks.claim_in_view(in_force, partial(run, *args, **kwargs))
 
     return claiming_view

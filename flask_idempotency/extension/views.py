@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from flask import Flask, Request
 
@@ -45,28 +44,24 @@ def mark(target: Marked, options: Mapping[str, Any] | None) -> Marked:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The policy of one view and method. `decorated`: the view's own decorator claims, not the hooks."""
+    """The policy of one view and method. `decorated`: the view's own decorator claims, not the hooks.
+
+    `optional`: the place in the environ without which the request passes by; None where none may.
+    """
 
     policy: Policy
     decorated: bool
-    header: str | None  # where the environ has the key; None where `key_from` finds it
+    optional: str | None
 
     @classmethod
     def by(cls, policy: Policy, *, decorated: bool) -> InForce:
         """`policy`, with what is asked on every request worked out once."""
-        return cls(policy, decorated, None if policy.key_from else environ_name(policy.header))
+        may_pass = not policy.required and policy.key_from is None
+        return cls(policy, decorated, environ_name(policy.header) if may_pass else None)
 
     def lets_pass(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request needs no key and has none."""
-        return not self.policy.required and self.header is not None and self.header not in environ
-
-
-@dataclass(frozen=True, slots=True)
-class DecoratedView:
-    """A view within its decorator. `plain`: Flask calls it as it is; else it may be asynchronous."""
-
-    in_force: InForce
-    plain: bool
+        return self.optional is not None and self.optional not in environ
 
 
 class ViewPolicies:
@@ -78,18 +73,10 @@ class ViewPolicies:
         #: The methods that decorated views guard, and so all that any view does.
         self.guarded = frozenset(policy.methods or _UNSAFE)
         self._known: dict[tuple[str, str], tuple[Callable[..., Any], InForce | None]] = {}
-        # Weakly: a function may be decorated within a request, and goes with it.
-        self._decorated: WeakKeyDictionary[Callable[..., Any], DecoratedView] = WeakKeyDictionary()
 
-    def decorated(
-        self, wrapper: Callable[..., Any], view: Callable[..., Any], options: Mapping[str, Any]
-    ) -> DecoratedView:
-        """What is to be known in this application of a view that is decorated with these options."""
-        found = self._decorated.get(wrapper)
-        if found is None:
-            in_force = InForce.by(self._with_options(options), decorated=True)
-            found = self._decorated[wrapper] = DecoratedView(in_force, self._app.ensure_sync(view) is view)
-        return found
+    def decorated(self, options: Mapping[str, Any]) -> InForce:
+        """What is in force for a view that is decorated with these options."""
+        return InForce.by(self._with_options(options), decorated=True)
 
     def _with_options(self, options: Mapping[str, Any]) -> Policy:
         """The application's policy with the options of a view."""

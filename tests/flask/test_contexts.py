@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 from io import BytesIO
 from typing import Any
 
@@ -143,12 +144,15 @@ def test_a_response_class_that_asks_for_a_body_makes_replays_and_refusals_too() 
 
 def test_functions_that_are_decorated_within_requests_go_with_them() -> None:
     app, idempotency = make_app()
+    decorated: list[weakref.ref[Any]] = []
 
     @app.post("/x")
     @idempotency.exempt
     def view() -> Any:
-        return idempotency.view(retention=60)(lambda: "done")()
+        done = idempotency.view(retention=60)(lambda: "done")
+        decorated.append(weakref.ref(done))
+        return done()
 
     assert [post(app, key=str(number)).status_code for number in range(20)] == [200] * 20
     gc.collect()
-    assert len(app.extensions["idempotency"].views._decorated) == 0
+    assert [found() for found in decorated] == [None] * 20

@@ -19,8 +19,8 @@ CALLS = {
     ("hooks", Kind.GET): 3,
     ("decorator", Kind.GET): 3,
     ("middleware", Kind.GET): 1,
-    ("hooks", Kind.NO_KEY): 6,
-    ("decorator", Kind.NO_KEY): 12,
+    ("hooks", Kind.NO_KEY): 5,
+    ("decorator", Kind.NO_KEY): 8,
     ("middleware", Kind.NO_KEY): 2,
 }
 
