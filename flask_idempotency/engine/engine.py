@@ -131,7 +131,8 @@ class Engine:
             return self._refuse(Refusal.REUSED, record)
         match standing:
             case Completed(response=StoredResponse() as response):
-                self.tell(Outcome.REPLAYED, record.id)
+                if self._observers:
+                    self.tell(Outcome.REPLAYED, record.id)
                 return response
             case Completed():
                 return self._refuse(Refusal.NOT_KEPT, record)

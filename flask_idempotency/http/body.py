@@ -59,24 +59,27 @@ class Body:
         `request`: gives the request to a policy that asks it for the fingerprint. Raises `BodyIncomplete`, and
         werkzeug's 413 where the body is longer than `limit` bytes.
         """
-        length = _content_length(self._environ)
+        environ, policy = self._environ, self._policy
+        length = _content_length(environ)
         if limit is not None and length is not None and length > limit:
             self.drain_some()
             raise RequestEntityTooLarge
-        if self._kept is None and length is not None and length <= _CHUNK and length <= self._policy.spool_bytes:
-            payload = self._read_at_once(length)
-            self._kept = self._source = self._environ["wsgi.input"] = BytesIO(payload)
+        if self._kept is None and length is not None and length <= _CHUNK and length <= policy.spool_bytes:
+            payload = self._read_source(length) if length else b""
+            if len(payload) < length:
+                payload = self._read_on(payload, length)
+            self._kept = self._source = environ["wsgi.input"] = BytesIO(payload)
             self._whole = True
-            by = self._policy.fingerprint
+            by = policy.fingerprint
             if not callable(by):
-                return fingerprint_of(self._environ, by, payload)
+                return fingerprint_of(environ, by, payload)
         else:
             if not self._read_up_to(length, limit):
                 self.drain_some()
                 raise RequestEntityTooLarge
             self._hand_on(self._kept or BytesIO())
-        if callable(self._policy.fingerprint):
-            return self._ask(self._policy.fingerprint, request)
+        if callable(policy.fingerprint):
+            return self._ask(policy.fingerprint, request)
         return (self._digester or self._start()).digest()
 
     def rewind(self) -> None:
@@ -120,10 +123,8 @@ class Body:
         self._hand_on(self._kept)
         return fingerprint
 
-    def _read_at_once(self, length: int) -> bytes:
-        if not length:
-            return b""
-        data = self._read_source(length)
+    def _read_on(self, data: bytes, length: int) -> bytes:
+        """The rest of a body that comes piece by piece, after `data`."""
         while len(data) < length:
             more = self._read_source(length - len(data))
             if not more:
