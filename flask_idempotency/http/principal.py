@@ -4,10 +4,9 @@ import inspect
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from werkzeug import Request
 from werkzeug.http import parse_cookie
@@ -33,8 +32,7 @@ class SignedIn(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The principal, as a digest, and what of a session that names nobody joins the fingerprint: a digest, or b""."""
 
     principal: bytes
@@ -50,9 +48,10 @@ def caller_of(
         user = None if signed_in is None else signed_in.user()
         if user is not None:
             return Caller(_digest("user", *user))
-        if "HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ:
-            return _by_credentials(environ, request, signed_in)
-        return _ANONYMOUS
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        if authorization is not None:
+            return Caller(_digest("authorization", authorization))
+        return _by_cookies(environ, request, signed_in) if "HTTP_COOKIE" in environ else _ANONYMOUS
     if chosen is None:
         return _ANONYMOUS
     if callable(chosen):
@@ -62,11 +61,8 @@ def caller_of(
     return Caller(_digest("named", *(part for pair in named for part in pair))) if named else _ANONYMOUS
 
 
-def _by_credentials(environ: dict[str, Any], request: Callable[[], Request], signed_in: SignedIn | None) -> Caller:
-    """Who asks, where nobody is signed in: the first that says so."""
-    authorization = environ.get("HTTP_AUTHORIZATION")
-    if authorization is not None:
-        return Caller(_digest("authorization", authorization))
+def _by_cookies(environ: dict[str, Any], request: Callable[[], Request], signed_in: SignedIn | None) -> Caller:
+    """Who asks, where nobody is signed in and nothing else says so."""
     cookie = environ.get("HTTP_COOKIE")
     if not cookie:
         return _ANONYMOUS
