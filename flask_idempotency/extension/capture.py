@@ -1,10 +1,14 @@
 """What of a view's response can be kept."""
 
+from itertools import chain
+
 from flask import Response
 
 from ..engine.policy import Policy
 from ..engine.records import StoredResponse
 from ..http.replay import keep, promised_length
+from ..http.stream import Closing
+from .passage import current_request
 
 
 def take_whole(response: Response, limit: int) -> bool:
@@ -12,15 +16,27 @@ def take_whole(response: Response, limit: int) -> bool:
 
     The responses that Flask makes of exceptions are iterators with a known length, as are files that are sent.
     """
-    if response.status_code in (204, 304):  # nobody would ask for its body, and so never see the end of it
-        response.call_on_close(getattr(response.response, "close", lambda: None))
+    close = getattr(response.response, "close", lambda: None)
+    if response.status_code in (204, 304) or current_request().method == "HEAD":
+        # Nobody would ask for its body, and so never see the end of it, or its length.
+        response.call_on_close(close)
         response.response = []
+        response.automatically_set_content_length = False
         return True
     length = response.content_length
     if length is None or length > limit:
         return False
     response.direct_passthrough = False
-    response.make_sequence()
+    chunks, size = response.iter_encoded(), 0
+    taken: list[bytes] = []
+    for chunk in chunks:
+        taken.append(chunk)
+        size += len(chunk)
+        if size > limit:  # the length that it promised is a lie, and it may have no end
+            response.response = Closing(chain(taken, chunks), close)
+            return False
+    response.response = taken
+    response.call_on_close(close)
     return True
 
 
@@ -30,6 +46,8 @@ def kept_response(response: Response, policy: Policy) -> StoredResponse | None:
     # As almost all are; what is text is encoded only on its way out.
     one = isinstance(chunks, list) and len(chunks) == 1 and isinstance(chunks[0], bytes)
     body: bytes = chunks[0] if one else response.get_data()  # type: ignore[index]
-    if len(body) > policy.max_response_bytes or promised_length(response.headers) not in (None, len(body)):
+    if len(body) > policy.max_response_bytes:
+        return None
+    if promised_length(response.headers) not in (None, len(body)) and current_request().method != "HEAD":
         return None
     return keep(response.status, response.headers, body, policy)

@@ -225,3 +225,48 @@ def test_callbacks_at_the_end_of_a_stream_are_called_once() -> None:
 
     assert post(app, buffered=True).data == b"".join(chunks())
     assert sorted(closed) == ["callback", "closed"]
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_body_that_promised_to_be_short_and_never_ends_is_passed_on_from_where_it_is_too_long(status: int) -> None:
+    app, _ = make_app(max_response_bytes=100)
+    closed: list[str] = []
+    taken: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while len(taken) < 1000:
+                taken.append(1)
+                yield b"12345678"
+        finally:
+            closed.append("closed")
+
+    app.add_url_rule("/x", "x", lambda: Response(endless(), status, headers={"Content-Length": "8"}), methods=["POST"])
+    response = app.test_client().post("/x", headers={"Idempotency-Key": "k"}, buffered=False)
+    passed = iter(response.response)
+    assert [next(passed) for _ in range(20)] == [b"12345678"] * 20
+    assert len(taken) < 50
+    response.close()
+    assert closed == ["closed"]
+    if status == 200:
+        assert slug(post(app)) == "response-not-kept"
+    else:
+        assert post(app).status_code == 500
+
+
+@pytest.mark.parametrize("length", [None, "3000000"])
+def test_a_stream_that_nobody_asks_for_since_the_method_is_head_is_kept_as_empty(length: str | None) -> None:
+    app, _ = make_app(methods=("GET", "HEAD"))
+    closed: list[str] = []
+    runs: list[int] = []
+
+    def view() -> Response:
+        runs.append(1)
+        return Response(chunks(closed), headers={"Content-Length": length} if length else None)
+
+    app.add_url_rule("/x", "x", view)
+    first, again = post(app, method="HEAD"), post(app, method="HEAD")
+    assert [each.status_code for each in (first, again)] == [200, 200]
+    assert [each.headers.get("Content-Length") for each in (first, again)] == [length, length]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (len(runs), again.data) == (1, b"")
