@@ -88,20 +88,20 @@ class Hooks:
                 self._begin(context)
             return full_dispatch(*args)
 
-        def do_teardown_request(*args: Any) -> None:
+        def do_teardown_request(*args: Any, **named: Any) -> None:
             current = current_context().request
             if current.method not in guarded or PASSAGE not in current.environ or (passage := passage_here()) is None:
-                return teardown(*args)
-            error = args[-1] if args else sys.exc_info()[1]
+                return teardown(*args, **named)
+            error = named["exc"] if "exc" in named else args[-1] if args else sys.exc_info()[1]
             try:
-                teardown(*args)
+                teardown(*args, **named)
             finally:
                 # Last, and whatever others do: the key is given back.
                 self._endings.tear_down(passage, error)
 
         self._stand_before_dispatching()
         app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
-        app.do_teardown_request = do_teardown_request  # type: ignore[method-assign, assignment]
+        app.do_teardown_request = do_teardown_request  # type: ignore[method-assign]
         if self._docs.path is not None:
             app.add_url_rule(self._docs.path, "idempotency_policy", self._policy_page, methods=["GET"])
 
@@ -241,7 +241,10 @@ class Hooks:
         after_this_request(lambda response: capture(passage, response))
 
     def _replay(self, kept: StoredResponse) -> Response:
-        return self._response(kept.status, replay_headers(kept), kept.body)
+        response = self._response(kept.status, replay_headers(kept), kept.body)
+        # To a HEAD, a length of 0 would be a lie about what a GET gets.
+        response.automatically_set_content_length = bool(kept.body)
+        return response
 
     def refusal_of_step(self, refused: StepRefused, attempt: Attempt) -> HTTPException:
         """What to raise where a step may not run. It has a response of its own, so that no error handler changes it."""

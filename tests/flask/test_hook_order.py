@@ -183,3 +183,17 @@ def test_an_atomic_view_is_one_whoever_takes_the_place_of_dispatching(tmp_path: 
     assert [post(app).status_code for _ in range(2)] == [500, 500]
     with app.app_context():
         assert db.session.execute(notes.select()).all() == []
+
+
+def test_whoever_ends_a_request_by_hand_may_name_the_error() -> None:
+    app, _ = make_app()
+    ended: list[object] = []
+    app.teardown_request(ended.append)
+    app.add_url_rule("/x", "x", lambda: "ok", methods=["POST"])
+    error = ValueError()
+    for method in ("GET", "POST"):
+        with app.test_request_context("/x", method=method, headers={"Idempotency-Key": "k"}):
+            app.full_dispatch_request()
+            app.do_teardown_request(exc=error)
+            assert ended.pop() is error
+        ended.clear()
