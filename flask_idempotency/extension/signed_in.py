@@ -81,6 +81,7 @@ def _canonical(content: dict[str, Any]) -> bytes:
 def _flask_login_user() -> tuple[str, str] | None:
     from flask_login import current_user
 
+    # This marks the session, and is to: what a view says of the user that is loaded here varies by the cookie.
     if not current_user.is_authenticated:
         return None
     return "flask-login", str(current_user.get_id())
@@ -95,6 +96,7 @@ def _jwt_user() -> tuple[str, str] | None:
         # A claim is not taken on trust: the signature is verified here, since the view's decorator runs only later.
         if verify_jwt_in_request(optional=True) is None:
             return None
-    except (JWTExtendedException, PyJWTError):
-        return None  # the view will refuse it
+    except (JWTExtendedException, PyJWTError, AttributeError):
+        # The view will refuse it. AttributeError: it was looked for in a JSON body that is no object.
+        return None
     return "jwt", str(get_jwt_identity())

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from flask import Flask, Response, flash, get_flashed_messages, request, session
 from flask.sessions import SessionInterface, SessionMixin
+from flask_jwt_extended import JWTManager
 from flask_login import LoginManager
 from freezegun import freeze_time
 from werkzeug.datastructures import CallbackDict
 
-from tests.flask.apps import make_app, slug
+from tests.flask.apps import make_app, post, slug
 
 KEY = {"Idempotency-Key": "k"}
 
@@ -228,3 +229,12 @@ def test_what_is_in_a_session_stays_out_of_the_store() -> None:
     order(visits.visitor(cart="secret cart", user_id="secret user"))
     store = visits.app.extensions["idempotency"].engine.store
     assert not re.search("secret", repr(vars(store)))
+
+
+@pytest.mark.parametrize("body", ["[1]", '"text"', "5", "null", "{"])
+def test_a_token_that_is_looked_for_in_a_body_of_another_kind_is_none(body: str) -> None:
+    app, _ = make_app()
+    app.config.update(JWT_SECRET_KEY="s" * 40, JWT_TOKEN_LOCATION=["headers", "json"])
+    JWTManager(app)
+    app.add_url_rule("/x", "x", lambda: "done", methods=["POST"])
+    assert [post(app, data=body, content_type="application/json").status_code for _ in range(2)] == [200, 200]
