@@ -57,8 +57,10 @@ class IdempotencyMiddleware:
         if isinstance(policy, Policy):
             _check(policy)
             self._policy = policy
-        elif policy is not None:
+        elif callable(policy):
             self._policy_of = policy
+        elif policy is not None:
+            raise PolicyError(f"policy must be a Policy, a callable of the environ, or None, not {policy!r}.")
         self._engine = Engine(store, namespace=namespace, observers=observers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -12,7 +12,7 @@ from .digests import digest, start_digest
 from .events import Event, Observer, Outcome
 from .heartbeat import heartbeat
 from .outages import outage_of
-from .policy import Policy
+from .policy import Policy, PolicyError
 from .records import Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from .store import RecordUnreadable, Store, StoreUnavailable
 from .waiting import FIRST_LOOK, LONGEST_LOOK, waiting_room
@@ -73,6 +73,10 @@ class Engine:
     """The decisions of one application over one store. `namespace` names the application."""
 
     def __init__(self, store: Store, *, namespace: str = "", observers: Iterable[Observer] = ()) -> None:
+        if isinstance(store, type) or not callable(getattr(store, "claim", None)):
+            raise PolicyError(f"store must be a store, such as open_store(…) returns, not {store!r}.")
+        if not isinstance(namespace, str):
+            raise PolicyError(f"namespace must be a string, not {namespace!r}.")
         self.store = store
         self.namespace = digest(namespace.encode("utf-8", "surrogatepass"))
         self._named = start_digest(self.namespace)

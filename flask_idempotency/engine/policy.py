@@ -1,6 +1,7 @@
 """The rules a resource sets for its idempotency keys."""
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -172,7 +173,7 @@ def _seconds(option: str, value: float | timedelta, *, zero: bool) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     _require(option, value, isinstance(value, int | float) and not isinstance(value, bool), allowed)
-    _require(option, value, 0 <= value < float("inf") and (zero or value > 0), allowed)
+    _require(option, value, 0 <= value <= sys.float_info.max and (zero or value > 0), allowed)
     return float(value)
 
 

@@ -37,6 +37,8 @@ def read_policy(config: Mapping[str, Any], given: Policy | None) -> Policy:
     options = {known[key]: config[key] for key in ours if key in known}
     if given is None:
         return Policy(**options)
+    if not isinstance(given, Policy):
+        raise PolicyError(f"policy must be a Policy, or None, not {given!r}.")
     if options:
         keys = ", ".join(key for key in ours if key in known)
         raise PolicyError(f"The policy is given in code, and the configuration sets {keys}, too: one place decides.")

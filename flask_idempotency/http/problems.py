@@ -231,8 +231,8 @@ _ALL = (
         "outcome-unknown",
         409,
         "The outcome of the first request is unknown",
-        "The server stopped while it worked on the first request with this key. Whether the work was done must be "
-        "found out before anyone tries again.",
+        "The server stopped or failed while it worked on the first request with this key. Whether the work was done "
+        "must be found out before anyone tries again.",
     ),
     ProblemType(
         "response-not-kept",

@@ -20,7 +20,10 @@ NONSENSE: dict[str, tuple[list[Any], str]] = {
     "strict": ([None, 0, "yes"], "True or False"),
     "atomic": ([None, 1], "True or False"),
     "keep_cookies": (["Set-Cookie"], "True or False"),
-    "retention": ([0, -1, float("nan"), float("inf"), "60", None, True, timedelta(0), timedelta(-1)], "more than 0"),
+    "retention": (
+        [0, -1, float("nan"), float("inf"), 10**400, "60", None, True, timedelta(0), timedelta(-1)],
+        "more than 0",
+    ),
     "lease": ([0, -0.1, float("nan"), float("inf"), "30", None, True, timedelta(0)], "more than 0"),
     "wait": ([-1, float("nan"), float("inf"), "5", None, False, timedelta(seconds=-1)], "0 or more"),
     "max_run": ([0, -1, float("nan"), float("inf"), "60", True, timedelta(0)], "more than 0"),

@@ -361,6 +361,15 @@ def test_a_nonsensical_value_raises_where_it_is_written(option: str, value: Any)
         assert isinstance(raised.value, TypeError)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("policy", {"lease": 5}), ("policy", "strict"), ("namespace", 5), ("store", "memory://"), ("store", MemoryStore)],
+)
+def test_what_is_no_policy_no_namespace_or_no_store_raises_where_it_is_written(option: str, value: Any) -> None:
+    with pytest.raises(PolicyError, match="(?i)" + option + " must be"):
+        make(**{option: value})
+
+
 def test_a_misspelt_option_raises_where_it_is_written_and_names_the_right_one() -> None:
     _, idempotency = make()
     app = Flask(__name__)

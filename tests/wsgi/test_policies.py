@@ -82,6 +82,16 @@ def test_a_policy_that_cannot_be_told_is_an_error_and_no_claim() -> None:
     assert server.runs == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("policy", {"lease": 5}), ("policy", "strict"), ("namespace", None), ("namespace", 5), ("store", "memory://")],
+)
+def test_what_is_no_policy_no_namespace_or_no_store_is_an_error_where_it_is_written(option: str, value: Any) -> None:
+    options: dict[str, Any] = {"store": MemoryStore(), option: value}
+    with pytest.raises(PolicyError, match=f"{option} must be"):
+        IdempotencyMiddleware(hello, **options)
+
+
 @pytest.mark.parametrize("option", ["atomic", "keep_request"])
 def test_options_that_only_the_extension_fulfils_are_errors_where_they_are_written(option: str) -> None:
     policy = Policy(on_lapse="refuse", **{option: True})  # type: ignore[arg-type]
