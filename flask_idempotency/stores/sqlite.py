@@ -13,16 +13,20 @@ from ..engine import clock
 from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
 from ..engine.store import kept_response
 from . import sqlite_statements as sql
-from .sqlite_file import Row, SQLiteFile, Write
+from .sqlite_connections import Row
+from .sqlite_file import SQLiteFile, Write
 from .sqlite_schema import any_place, next_place
 from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
 from .tokens import new_token
 
-#: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
+#: Seconds for which a record is kept that was lost before it was completed: nothing says for how long it was to be.
 _LOST_RETENTION = 24 * 60 * 60.0
 
 #: What is where in a row of `READ`.
 _STATE, _NUMBER, _EXPIRES_AT = 1, 2, 5
+
+#: For each parameter that is bytes, `sqlite3` looks in vain for an adapter, which costs as much as the read of a row.
+_blob = bytearray
 
 #: How many records a purge takes in one transaction, and for how many times as long as that took it pauses before the
 #: next: so that others wait neither long nor often.
@@ -70,20 +74,23 @@ class SQLiteStore:
         durable: bool,
     ) -> Standing:
         """See `Store.claim`. Without `take_over` a claim is always durable."""
-        durable = durable or not take_over
-        life = max(lease, retention) if take_over else inf
         while True:
-            found = self._file.first(sql.READ, (record.id,))
+            found = self._file.first(sql.READ, (_blob(record.id),))
             if found is not None:
-                standing = self._standing(found, record.id, fingerprint, take_over)
+                now = clock.now()
+                if found[_STATE] == COMPLETED and found[_EXPIRES_AT] > now:
+                    return Completed(found[0], kept_response(found[-1]))
+                standing = self._standing(found, record.id, fingerprint, now, take_over)
                 if standing is not None:
                     return standing
+            durable = durable or not take_over
+            life = max(lease, retention) if take_over else inf
             claim = Claim(record, fingerprint, new_token())
-            row = _new(claim, CLAIMED, lease=lease, retention=retention, life=life)
+            row = _new(claim, lease=lease, retention=retention, life=life)
             if found is None:
                 number = self._file.change(sql.INSERT, row, durable=durable)
                 lapsed = False
-            elif found[_EXPIRES_AT] <= clock.now():
+            elif found[_EXPIRES_AT] <= now:
                 number = self._insert_anew(record.id, row, durable=durable)
                 lapsed = False
             else:
@@ -96,20 +103,21 @@ class SQLiteStore:
 
     def answering(self, claim: Claim, *, lease: float) -> bool:
         """See `Store.answering`. Survives power loss when it returns: the client is about to hear the answer."""
-        if self._file.change(sql.ANSWERING_NOW, lambda now: (*_mine(claim), now + lease), durable=True):
-            return True
-        # Of a record that is gone nothing says for how long it was to be kept.
-        row = _new(claim, ANSWERING, lease=lease, retention=_LOST_RETENTION, life=lease + _LOST_RETENTION)
-        return self._insert_lost(claim, row) or self._stands(claim, COMPLETED)
+
+        def values(now: float) -> Row:
+            return *_mine(claim), now + lease
+
+        return self._settle(claim, sql.ANSWERING_NOW, values) or self._stands(claim, COMPLETED)
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         """See `Store.complete`."""
-        packed = None if response is None else response.pack()
-        record_id, token = claim.record.id, claim.token
-        if self._file.change(sql.COMPLETE, lambda now: (record_id, token, now + retention, packed), durable=True):
-            return True
-        row = _new(claim, COMPLETED, lease=0.0, retention=retention, life=retention, packed=packed)
-        return self._insert_lost(claim, row)
+        packed = None if response is None else _blob(response.pack())
+        record_id, token = _mine(claim)
+
+        def values(now: float) -> Row:
+            return record_id, token, now + retention, packed
+
+        return self._settle(claim, sql.COMPLETE, values)
 
     def release(self, claim: Claim, *, retention: float) -> bool:
         """See `Store.release`."""
@@ -119,10 +127,11 @@ class SQLiteStore:
 
     def abandon(self, claim: Claim) -> bool:
         """See `Store.abandon`."""
-        if self._file.change(sql.ABANDON, lambda now: (*_mine(claim), now), durable=True):
-            return True
-        row = _new(claim, ABANDONED, lease=0.0, retention=_LOST_RETENTION, life=inf)
-        return self._insert_lost(claim, row) or self._stands(claim, ANSWERING, COMPLETED)
+
+        def values(now: float) -> Row:
+            return *_mine(claim), now
+
+        return self._settle(claim, sql.ABANDON, values) or self._stands(claim, ANSWERING, COMPLETED)
 
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """See `Store.resolve`. Survives power loss when it returns."""
@@ -180,14 +189,13 @@ class SQLiteStore:
         """See `Store.close`."""
         self._file.close()
 
-    def _standing(self, found: Row, record_id: bytes, fingerprint: bytes, take_over: bool) -> Standing | None:
-        """What stands in the way of a claim; None where nothing does."""
-        kept_fingerprint, state, _, started, lease_ends, expires_at, response = found
-        now = clock.now()
+    def _standing(
+        self, found: Row, record_id: bytes, fingerprint: bytes, now: float, take_over: bool
+    ) -> Standing | None:
+        """What stands in the way of a claim, where the record is not completed; None where nothing does."""
+        kept_fingerprint, state, _, started, lease_ends, expires_at, _ = found
         if expires_at <= now:
             return None
-        if state == COMPLETED:
-            return Completed(kept_fingerprint, kept_response(response))
         if state == RELEASED:
             other = kept_fingerprint != fingerprint
             bound = other and self._file.first(sql.HAS_RESULTS, (record_id,)) is not None
@@ -200,14 +208,19 @@ class SQLiteStore:
             return Completed(kept_fingerprint, None)
         return None if take_over and kept_fingerprint == fingerprint else Lapsed(kept_fingerprint)
 
-    def _insert_lost(self, claim: Claim, row: Callable[[float], Row]) -> bool:
-        """Insert the record of a claim anew, where it is gone altogether or over; False where another stands there."""
-        return self._insert_anew(claim.record.id, row, durable=True) > 0
+    def _settle(self, claim: Claim, statement: str, values: Callable[[float], Row]) -> bool:
+        """Change the record of this claim, made anew where it is gone altogether or over; False where it is fenced."""
+        if self._file.change(statement, values, durable=True):
+            return True
+        row = _new(claim, lease=0.0, retention=_LOST_RETENTION, life=_LOST_RETENTION)
+        change = Write(statement, values)
+        self._insert_anew(claim.record.id, row, change, durable=True)
+        return change.changed > 0
 
-    def _insert_anew(self, record_id: bytes, row: Callable[[float], Row], *, durable: bool) -> int:
+    def _insert_anew(self, record_id: bytes, row: Callable[[float], Row], *more: Write, durable: bool) -> int:
         """1 where no record stood that is not over, and 0 where one does."""
         forget, insert = Write(sql.FORGET, lambda now: (record_id, now)), Write(sql.INSERT, row)
-        self._file.write(forget, insert, durable=durable)
+        self._file.write(forget, insert, *more, durable=durable)
         return insert.changed
 
     def _gone(self, record_id: bytes) -> bool:
@@ -224,20 +237,18 @@ class SQLiteStore:
         return holder is not None and holder[0] != claim.token and holder[2] > clock.now()
 
 
-def _new(
-    claim: Claim, state: int, *, lease: float, retention: float, life: float, packed: bytes | None = None
-) -> Callable[[float], Row]:
+def _new(claim: Claim, *, lease: float, retention: float, life: float) -> Callable[[float], Row]:
     """What `INSERT` makes of a claim: a record that lives for `life`, which may be without end."""
-    record, fingerprint, token = claim.record, claim.fingerprint, claim.token
+    record, record_id = claim.record, _blob(claim.record.id)
+    fingerprint, token = _blob(claim.fingerprint), _blob(claim.token)
     looked_at = max(lease, retention)  # after so many seconds, to see whether it is over
 
     def row(now: float) -> Row:
         return (
             any_place(now + looked_at),
-            record.id,
+            record_id,
             fingerprint,
             token,
-            state,
             now,
             now + lease,
             retention,
@@ -245,7 +256,6 @@ def _new(
             record.key,
             record.method,
             record.path,
-            packed,
         )
 
     return row
@@ -256,17 +266,15 @@ def _again(new: Callable[[float], Row], found: Row) -> Callable[[float], Row]:
     _, seen_state, number, _, seen_lease_ends, seen_expires_at, _ = found
 
     def values(now: float) -> Row:
-        place, record_id, fingerprint, token, _, started, lease_ends, retention, expires_at, key, method, path, _ = new(
-            now
-        )
+        place, record_id, fingerprint, token, started, lease_ends, retention, expires_at, key, method, path = new(now)
         made = (place, fingerprint, token, number, started, lease_ends, retention, expires_at, key, method, path)
         return (*made, record_id, seen_state, seen_lease_ends, seen_expires_at)
 
     return values
 
 
-def _mine(claim: Claim) -> tuple[bytes, bytes]:
-    return claim.record.id, claim.token
+def _mine(claim: Claim) -> tuple[bytearray, bytearray]:
+    return _blob(claim.record.id), _blob(claim.token)
 
 
 def _renewal(claim: Claim, lease: float) -> Write:

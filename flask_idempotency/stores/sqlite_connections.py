@@ -6,12 +6,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from ..engine import clock
 from .fork_gate import ForkGate
 from .sqlite_schema import make_ready
+
+Row = tuple[Any, ...]
 
 #: How many idle connections are kept; more are opened for a moment where more threads read at once.
 _KEPT = 16
@@ -97,26 +101,54 @@ class SQLiteConnections:
         except IndexError:
             return self._connect_one_more(opened)
 
-    def take_to_read(self) -> Connection:
-        """As `take`, for one that decides nothing: it may be to a file that was removed a moment ago."""
-        opened = self._opened
-        # A clock that is stopped or set by a test may be anywhere.
-        if opened is None or abs(time.monotonic() - opened.seen) > _LOOK_AGAIN:
-            return self.take()
-        try:
-            return opened.idle.pop()
-        except IndexError:
-            return self._connect_one_more(opened)
-
     def give_back(self, connection: Connection) -> None:
         """Let another thread have it."""
         opened = connection.opened
-        if len(opened.idle) >= _KEPT:
-            connection.close(self._known)
-            return
         opened.idle.append(connection)
-        if opened.retired:  # looked at after it is back, so that none slips by
-            self._retire(opened)
+        if opened.retired or len(opened.idle) > _KEPT:  # looked at after it is back, so that none slips by
+            self._trim(opened)
+
+    def read(self, statement: str, values: Row) -> Row | None:
+        """The first row that `statement` reads; it reads no other.
+
+        For what decides nothing: the file may have been removed a moment ago. A call within a call is what this saves.
+        """
+        opened = self._opened
+        # A clock that is stopped or set by a test may be anywhere.
+        if opened is None or abs(time.monotonic() - opened.seen) > _LOOK_AGAIN:
+            opened = self._ready()
+        try:
+            connection = opened.idle.pop()
+        except IndexError:
+            connection = self._connect_one_more(opened)
+        try:
+            row: Row | None = connection.execute(statement, values).fetchone()
+        except BaseException as error:
+            self.drop(connection, error)
+            raise
+        opened.idle.append(connection)
+        if opened.retired or len(opened.idle) > _KEPT:
+            self._trim(opened)
+        return row
+
+    def change(self, statement: str, values: Callable[[float], Row], *, wait_for_disk: bool) -> int:
+        """How many rows `statement` wrote, in a transaction of its own, with the parameters of the moment."""
+        opened = self._ready()
+        try:
+            connection = opened.idle.pop()
+        except IndexError:
+            connection = self._connect_one_more(opened)
+        try:
+            if connection.waits is not wait_for_disk:
+                connection.wait_for_disk(wait_for_disk)
+            changed: int = connection.execute(statement, values(clock.now())).rowcount
+        except BaseException as error:
+            self.drop(connection, error)
+            raise
+        opened.idle.append(connection)
+        if opened.retired or len(opened.idle) > _KEPT:
+            self._trim(opened)
+        return changed
 
     def drop(self, connection: Connection, error: BaseException) -> None:
         """Have done with it after this error."""
@@ -161,9 +193,13 @@ class SQLiteConnections:
         if self._opened is opened:
             self._opened = None
         opened.retired = True
+        self._trim(opened)
+
+    def _trim(self, opened: _Opened) -> None:
+        """Close what is idle and not to be kept."""
         with suppress(IndexError):
-            while True:
-                opened.idle.pop().close(self._known)
+            while opened.retired or len(opened.idle) > _KEPT:
+                opened.idle.popleft().close(self._known)
 
     def _replace(self, connection: Connection) -> None:
         """Open another, and only then close this one: where it was the last, a full disk would let none be opened."""

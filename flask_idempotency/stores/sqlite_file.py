@@ -4,19 +4,17 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..engine import clock
 from ..engine.forks import call_in_child
 from ..engine.store import StoreUnavailable
 from .group_commit import GroupCommit, NoTurn
 from .sqlite_checkpoints import Checkpoints
-from .sqlite_connections import Connection, SQLiteConnections, is_busy
+from .sqlite_connections import Connection, Row, SQLiteConnections, is_busy
 from .turnstile import Turnstile
 
 T = TypeVar("T")
-
-Row = tuple[Any, ...]
 
 #: Seconds between two tries at a lock that another process holds: at first, and after some tries. Far below SQLite's
 #: own busy handler, which grows to 100 ms, so that no waiter oversleeps its turn. One thread per process tries.
@@ -83,14 +81,7 @@ class SQLiteFile:
     def first(self, statement: str, values: Row) -> Row | None:
         """The first row that `statement` reads; it reads no other."""
         try:
-            connection = self._connections.take_to_read()
-            try:
-                row: Row | None = connection.execute(statement, values).fetchone()
-            except BaseException as error:
-                self._connections.drop(connection, error)
-                raise
-            self._connections.give_back(connection)
-            return row
+            return self._connections.read(statement, values)
         except (sqlite3.Error, OSError) as error:
             if not is_busy(error):
                 raise self._trouble(error) from error
@@ -112,20 +103,12 @@ class SQLiteFile:
     def change(self, statement: str, values: Callable[[float], Row], *, durable: bool) -> int:
         """As `write` of one statement; how many rows it wrote. Where nobody is in the way, nothing is sooner done."""
         durable = durable and self._durable
-        commits, connections = self._commits, self._connections
+        commits = self._commits
         changed = None
         me = object()
         try:
             if commits.enter(me) and self._turnstile.empty():
-                connection = connections.take()
-                try:
-                    if connection.waits is not durable:
-                        connection.wait_for_disk(durable)
-                    changed = connection.execute(statement, values(clock.now())).rowcount
-                except BaseException as error:
-                    connections.drop(connection, error)
-                    raise
-                connections.give_back(connection)
+                changed = self._connections.change(statement, values, wait_for_disk=durable)
             commits.leave(me)
         except BaseException as error:
             commits.leave(me)

@@ -13,11 +13,10 @@ SELECT fingerprint, state, number, started, lease_ends, expires_at, response FRO
 HOLDER = "SELECT token, state, expires_at FROM idempotency_records WHERE id = ?"
 
 # Where no record stands. One that another has made meanwhile stays as it is.
-INSERT = """
+INSERT = f"""
 INSERT INTO idempotency_records
-    (place, id, fingerprint, token, number, state, started, lease_ends, retention, expires_at, key, method, path,
-    response)
-VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (place, id, fingerprint, token, number, state, started, lease_ends, retention, expires_at, key, method, path)
+VALUES (?, ?, ?, ?, 1, {CLAIMED}, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 

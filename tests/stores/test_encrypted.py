@@ -84,7 +84,7 @@ def test_nothing_of_a_request_can_be_read_from_the_file(tmp_path: Path) -> None:
         return "the secret body", 201, {"X-Secret-Header": "the secret value"}
 
     request = {"headers": {"Idempotency-Key": "the-secret-key", "Authorization": "Bearer secret"}, "data": "the secret"}
-    answers = [app.test_client().post("/secret-path", **request) for _ in range(2)]  # type: ignore[arg-type]
+    answers = [app.test_client().post("/secret-path", **request) for _ in range(2)]
     assert answers[0].data == answers[1].data == b"the secret body"
     assert answers[1].headers["Idempotent-Replayed"] == "true"
     on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -93,7 +93,7 @@ def test_nothing_of_a_request_can_be_read_from_the_file(tmp_path: Path) -> None:
 
 def test_nothing_of_a_request_reaches_the_store_while_it_runs_or_when_its_record_is_written_anew() -> None:
     reached = Overhears()
-    store = EncryptedStore(reached, [NEW])  # type: ignore[arg-type]
+    store = EncryptedStore(reached, [NEW])
     record = RecordKey.of(b"secret principal", "secret-key", method="PATCH", path="/secret")
     held = Claim(record, b"secret fingerprint", b"token")
     with suppress(StopHere):
