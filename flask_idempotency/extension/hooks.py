@@ -103,7 +103,8 @@ class Hooks:
         app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
         app.do_teardown_request = do_teardown_request  # type: ignore[method-assign]
         if self._docs.path is not None:
-            app.add_url_rule(self._docs.path, "idempotency_policy", self._policy_page, methods=["GET"])
+            for hosts in _every_host(app):
+                app.add_url_rule(self._docs.path, "idempotency_policy", self._policy_page, methods=["GET"], **hosts)
 
     def _stand_before_dispatching(self) -> None:
         """Claim before whoever dispatches now; where that is one of ours further in, it lets what is claimed pass."""
@@ -269,8 +270,15 @@ class Hooks:
         response.headers[:] = headers
         return response
 
-    def _policy_page(self) -> Any:
+    def _policy_page(self, **host: str) -> Any:
         return answer(current_request(), self.views.published(), self._docs)
+
+
+def _every_host(app: Flask) -> list[dict[str, str]]:
+    """The options of rules for all hosts of the application: a refusal links to the page on its own host."""
+    if app.url_map.host_matching:
+        return [{"host": "<host>"}]
+    return [{}, {"subdomain": "<host>"}] if app.subdomain_matching else [{}]
 
 
 def current_hooks() -> Hooks:

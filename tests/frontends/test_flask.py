@@ -467,6 +467,26 @@ def test_the_policy_page_can_be_moved_and_turned_off(url: str | None, path: str 
         assert client.get(path).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"host_matching": True, "static_host": "shop.example"}, {"host": "api.shop.example"}),
+        ({"subdomain_matching": True}, {"subdomain": "api"}),
+        ({"subdomain_matching": True}, {}),
+    ],
+)
+def test_the_policy_page_stands_on_each_host_that_links_to_it(options: dict[str, Any], place: dict[str, str]) -> None:
+    app = Flask(__name__, **options)
+    app.config["SERVER_NAME"] = "shop.example"
+    Idempotency(app, store=MemoryStore())
+    app.add_url_rule("/", "index", Counter(), methods=["POST"], **place)
+    base_url = "http://api.shop.example/" if place else "http://shop.example/"
+    client = app.test_client()
+    refused = client.post("/", base_url=base_url)
+    assert refused.headers["Link"] == '</.well-known/idempotency>; rel="describedby"'
+    assert client.get("/.well-known/idempotency", base_url=base_url).status_code == 200
+
+
 def test_the_link_follows_where_the_application_is_mounted() -> None:
     app, _ = make()
     app.add_url_rule("/", "index", lambda: "ok", methods=["POST"])
