@@ -274,7 +274,7 @@ class Hooks:
         return answer(current_request(), self.views.published(), self._docs)
 
 
-def _every_host(app: Flask) -> list[dict[str, str]]:
+def _every_host(app: Flask) -> list[dict[str, Any]]:
     """The options of rules for all hosts of the application: a refusal links to the page on its own host."""
     if app.url_map.host_matching:
         return [{"host": "<host>"}]
