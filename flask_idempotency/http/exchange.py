@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -158,13 +159,16 @@ class Exchange:
             self._begin_stream()
         if self._unsent is not None:
             return self._answer_instead(chunks, self._unsent)
-        return WatchedStream(
+        stream = WatchedStream(
             chain(pulled, rest),
             self._conclude,
             recording=self._recording,
             length=self._known_head().length,
             close=partial(self._close, chunks),
         )
+        # Whoever answers something else and does not close what it had from us: the claim would be held on.
+        weakref.finalize(stream, self._dropped).atexit = False
+        return stream
 
     def _pull_head(self, rest: Iterator[bytes]) -> list[bytes]:
         """Take as many chunks as it needs for the head to be known: an application may be a generator."""
@@ -237,6 +241,10 @@ class Exchange:
         if close is not None and not self._closed:
             self._closed = True
             close()
+
+    def _dropped(self) -> None:
+        if self._attempt.state is not State.DONE:
+            self._conclude(None)
 
     def _conclude(self, body: bytes | None) -> None:
         """Write the end of a streamed response: whole, or None where it is too large or broke off."""

@@ -1,5 +1,6 @@
 """Responses without an end in sight: nothing is held back, the record says so, and none runs twice."""
 
+import gc
 import io
 import itertools
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from flask_idempotency import IdempotencyMiddleware
 from flask_idempotency.engine.events import Event, Outcome
+from flask_idempotency.engine.heartbeat import heartbeat
 from flask_idempotency.engine.store import StoreUnavailable
 from flask_idempotency.stores import MemoryStore
 from tests.wsgi.harness import TEXT, Harness, note
@@ -281,3 +283,24 @@ def test_a_body_that_is_iterated_twice_by_its_own_iterators_is_closed_as_one() -
     server = Harness(app)
     assert server.ask().body == b"ab"
     assert len(closed) == 1
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("status", ["200 OK", "500 Failed"])
+def test_a_stream_that_is_dropped_without_being_closed_leaves_no_claim_behind(status: str, begun: bool) -> None:
+    def app(environ: Any, start: Any) -> Iterable[bytes]:
+        start(status, [EVENTS])
+        return iter([b"one", b"two"])
+
+    server = Harness(app, inner=False)
+    held = len(heartbeat)
+    # As by a middleware further out that answers something else and forgets what it had from us.
+    dropped = server.middleware(server.environ(), lambda *args: None)
+    if begun:
+        next(iter(dropped))
+    assert len(heartbeat) == held + 1
+    del dropped
+    gc.collect()
+    assert len(heartbeat) == held
+    again = server.ask()
+    assert (again.problem if status == "200 OK" else again.code) in ("response-not-kept", 500)
