@@ -53,6 +53,16 @@ class AnsweringContract(StoreContractFrame):
         store.purge(limit=1000)
         assert self.claim(store, record, OTHER_FINGERPRINT) == Completed(FINGERPRINT, None)
 
+    def test_one_that_was_renewed_for_longer_than_its_retention_is_done_all_the_same(
+        self, store: Store, record: RecordKey, pass_time: Callable[[float], None]
+    ) -> None:
+        claim = self.must_claim(store, record, lease=self.short, retention=self.short)
+        store.answering(claim, lease=self.short)
+        assert store.renew([claim], lease=self.short * 2) == set()
+        pass_time(self.short * 2.2)
+        store.purge(limit=1000)
+        assert self.claim(store, record, OTHER_FINGERPRINT) == Completed(FINGERPRINT, None)
+
     def test_what_the_same_claim_has_completed_stays_as_it_is(self, store: Store, record: RecordKey) -> None:
         claim = self.must_claim(store, record)
         store.complete(claim, RESPONSE, retention=DAY)

@@ -65,8 +65,9 @@ class ReleasingContract(StoreContractFrame):
         assert store.release(claim, retention=DAY) is False
         assert self.claim(store, record) == Completed(FINGERPRINT, response)
 
-    def test_a_released_claim_cannot_complete(self, store: Store, record: RecordKey) -> None:
+    def test_a_released_claim_can_neither_answer_nor_complete(self, store: Store, record: RecordKey) -> None:
         claim = self.must_claim(store, record)
         store.release(claim, retention=DAY)
+        assert store.answering(claim, lease=60.0) is False
         assert store.complete(claim, RESPONSE, retention=DAY) is False
         assert isinstance(self.claim(store, record), Claimed)
