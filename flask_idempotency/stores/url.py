@@ -36,6 +36,8 @@ def open_store(url: str, *, directory: str | Path = ".", durable: bool | None = 
         if parts.netloc:
             raise ValueError("A SQLite URL has three slashes, or four before an absolute path.")
         path = unquote(parts.path[1:])
+        if path.endswith("/") or not path:  # of a folder, only the requests would hear
+            raise ValueError("A SQLite URL ends in the name of a file, such as sqlite:///idempotency.db.")
         place = path if path == ":memory:" else Path(directory) / path
         return SQLiteStore(place, durable=_durable(parts.query, durable))
     if scheme.partition("+")[0] in _REDIS:

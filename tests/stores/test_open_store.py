@@ -49,6 +49,9 @@ def test_each_scheme_opens_its_store_without_connecting(url: str, kind: type, tm
         "memory://x",
         "sqlite://user:hush@x/y",
         "sqlite:///x?a=b",
+        "sqlite:",
+        "sqlite:///",
+        "sqlite:////var/lib/",
     ],
 )
 def test_a_url_that_names_no_store_is_refused_without_repeating_it(url: str) -> None:
