@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import Any, Literal, get_args
 
 OnLapse = Literal["rerun", "refuse"]
@@ -123,6 +124,10 @@ class Policy:
         _choice("on_store_error", self.on_store_error, OnStoreError)
         _choice("on_completion_error", self.on_completion_error, OnCompletionError)
         _choice("fingerprint", self.fingerprint, FingerprintBy, or_callable="the request")
+        for name in ("key_from", "keep", "principal", "fingerprint", "keep_request", "refusal"):
+            value = getattr(self, name)
+            # What it returned would pass for a yes, or for a key that is another with each request.
+            _require(name, value, not iscoroutinefunction(value), "a plain function, since nobody awaits it")
         for name in ("max_response_bytes", "spool_bytes", "max_waiters"):
             size = getattr(self, name)
             whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0

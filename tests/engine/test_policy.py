@@ -157,6 +157,15 @@ def test_the_principal_is_found_out_unless_it_is_said_how() -> None:
     assert Policy(principal=["X-User", "cookie:session"]).principal == ("X-User", "cookie:session")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("option", ["key_from", "keep", "principal", "fingerprint", "keep_request", "refusal"])
+def test_a_callable_that_nobody_awaits_is_an_error_where_it_is_written(option: str) -> None:
+    async def asked(*args: object) -> str:
+        return "never"
+
+    with pytest.raises(PolicyError, match=f"{option} must be a plain function"):
+        Policy(**{option: asked})
+
+
 def test_a_callable_may_stand_for_what_the_names_do_not_say() -> None:
     policy = Policy(principal=len, fingerprint=len, keep=bool, key_from=str, refusal=max, keep_request=dict)
     assert (policy.principal, policy.fingerprint, policy.refusal) == (len, len, max)
