@@ -51,7 +51,7 @@ class SQLAlchemyStore:
     `read_timeout`. Purging needs MariaDB 10.6 or MySQL 8.0.
 
     On PostgreSQL, a first claim waits for the disk only with `durable_claims` or `on_lapse="refuse"`; whatever else is
-    written always does. So a crash of the server (not one of the application) may take with it the first claims of its
+    written does wherever the server is set to it (`synchronous_commit`, `innodb_flush_log_at_trx_commit`). So a crash of the server (not one of the application) may take with it the first claims of its
     last 0.6 s. What ran under them is completed nevertheless. But a client that asks again after such a crash, before
     the first run has ended, is not known from a new one: where that must not be, say `durable_claims`.
 

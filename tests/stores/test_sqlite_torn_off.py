@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,15 @@ def do_not_wait_for_ever(store: SQLiteStore, record: RecordKey) -> None:
     assert not thread.is_alive()
 
 
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """Leave what other tests have made out of the collections of this one: there are many."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("opened", [True, False], ids=["opened", "to be opened"])
 @pytest.mark.parametrize("act", ACTS)
 def test_whatever_a_thread_was_at_when_it_was_torn_off_the_others_go_on(tmp_path: Path, act: str, opened: bool) -> None:
