@@ -1,5 +1,6 @@
 """What a reader of the store can tell of whose records are there: with `id_key`, nothing that a guess can test."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_equal_payloads_cannot_be_told_from_others() -> None:
     records = [new_record() for _ in range(2)]
     for record in records:
         claim(store, record)
-    one, other = (inner._records[record.id].fingerprint for record in records)
+    one, other = (inner._records[record.id].claim.fingerprint for record in records)
     assert one != other
 
 
@@ -110,6 +111,7 @@ def test_a_fingerprint_that_is_moved_to_another_record_refuses() -> None:
     store = EncryptedStore(inner, [NEW])
     claim(store, one)
     claim(store, other, OTHER_FINGERPRINT)
-    inner._records[one.id].fingerprint = inner._records[other.id].fingerprint
+    found = inner._records[one.id]
+    found.claim = replace(found.claim, fingerprint=inner._records[other.id].claim.fingerprint)
     with pytest.raises(StoreUnavailable, match="fingerprint"):
         claim(store, one)
