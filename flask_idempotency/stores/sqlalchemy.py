@@ -51,8 +51,8 @@ class SQLAlchemyStore:
     `read_timeout`. Purging needs MariaDB 10.6 or MySQL 8.0.
 
     What is written waits for the disk where the server is set to it (`synchronous_commit`,
-    `innodb_flush_log_at_trx_commit`); on PostgreSQL, a first claim only with `durable_claims` or `on_lapse="refuse"`. So
-    a crash of the server (not one of the application) may take with it the first claims of its last 0.6 s. What ran
+    `innodb_flush_log_at_trx_commit`); on PostgreSQL, a first claim only with `durable_claims` or `on_lapse="refuse"`.
+    So a crash of the server (not one of the application) may take with it the first claims of its last 0.6 s. What ran
     under them is completed nevertheless. But a client that asks again after such a crash, before the first run has
     ended, is not known from a new one: where that must not be, say `durable_claims`.
 
