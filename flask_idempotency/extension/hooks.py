@@ -174,7 +174,11 @@ class Hooks:
             if in_force.lets_pass(environ) or self.views.exempts(current):
                 return view()
             placed = environ["wsgi.input"]
-            body = placed if isinstance(placed, Body) else place_body(environ, in_force.policy)
+            if isinstance(placed, Body):  # before it was known which view this is
+                body: Body | None = placed
+                placed.digest_by(in_force.policy)
+            else:
+                body = place_body(environ, in_force.policy)
             passage = environ[PASSAGE] = Passage(in_force, body, current_context())
         answered = self._admit(current, passage)
         if answered is not None:

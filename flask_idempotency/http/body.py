@@ -82,6 +82,18 @@ class Body:
             return self._ask(policy.fingerprint, request)
         return (self._digester or self._start()).digest()
 
+    def digest_by(self, policy: Policy) -> None:
+        """Digest by another policy, whatever has been read by now."""
+        self._policy = policy
+        if self._kept is None or self._digester is None:
+            return
+        self._digester = self._start()
+        end = self._kept.tell()
+        self._kept.seek(0)
+        while data := self._kept.read(_CHUNK):
+            self._digester.update(data)
+        self._kept.seek(end)
+
     def rewind(self) -> None:
         """Hand the body on unread, whoever has read of it meanwhile: what looks for a key or a principal may do so.
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, request
 from flask.views import MethodView, View
 
 from flask_idempotency import Idempotency, Policy
@@ -168,6 +168,27 @@ def test_a_view_is_covered_under_a_decorator_that_hides_it(methods: tuple[str, .
 
     app.add_url_rule("/x", "x", hiding(view), methods=[method])
     assert [post(app, method=method, data=b"body").text for _ in range(2)] == ["run 1"] * 2
+
+
+@pytest.mark.parametrize("read", [0, 5, None])
+def test_a_view_that_is_hidden_and_alone_claims_has_its_own_fingerprint(read: int | None) -> None:
+    app, idempotency = make_app(methods=())
+    runs: list[bytes] = []
+
+    @app.before_request
+    def look() -> None:
+        if read != 0:
+            request.stream.read(-1 if read is None else read)
+
+    @idempotency.view(fingerprint="json")
+    def view() -> str:
+        runs.append(request.get_data())
+        return "done"
+
+    app.add_url_rule("/x", "x", lambda: view(), methods=["POST"])  # no functools.wraps
+    bodies = [b'{"a": 1, "b": 2}', b'{"b":2,"a":1.0}', b'{"b":2,"a":3}']
+    asked = [post(app, data=body, content_type="application/json").status_code for body in bodies]
+    assert (asked, runs) == ([200, 200, 422], bodies[:1])
 
 
 class AView(View):
