@@ -226,6 +226,8 @@ class _NoDigester:
 
 def _content_length(environ: dict[str, Any]) -> int | None:
     """How long the body is; None where it ends by itself. Raises `BodyIncomplete`."""
+    if "HTTP_TRANSFER_ENCODING" in environ and environ.get("wsgi.input_terminated"):
+        return None  # where both say how long it is, the chunks count (RFC 9112, section 6.3)
     text: str = environ.get("CONTENT_LENGTH") or ""
     # Python refuses to make a number of some thousand digits.
     if text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS:

@@ -116,7 +116,7 @@ def test_the_body_is_handed_on_unread_however_it_is_read(way: Any, size: int) ->
     assert answer.body == hashlib.sha256(body).hexdigest().encode()
 
 
-@pytest.mark.parametrize("length", ["", None])
+@pytest.mark.parametrize("length", ["", None, "3"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_chunked_body_is_digested_and_handed_on_to_its_end(size: int, length: str | None) -> None:
     body = numbered(size)
