@@ -50,6 +50,11 @@ class EncryptedStore:
         path: str | None = getattr(self._inner, "sqlite_path", None)
         return path
 
+    @property
+    def of_one_process(self) -> bool:
+        """Whether the store within keeps records in the memory of this process."""
+        return getattr(self._inner, "of_one_process", False)
+
     def claim(
         self,
         record: RecordKey,
