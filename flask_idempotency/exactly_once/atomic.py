@@ -102,7 +102,7 @@ class AtomicRunner:
         if self._sessions.registry.has():
             # What earlier hooks left uncommitted is not the work of the view, and a transaction that has begun cannot
             # become part of another. First: what follows takes a connection, and this may hold the pool's last.
-            self._sessions.commit()
+            self._commit_for_hooks()
         self._make_ready(attempt)
         if attempt.number > 1:
             before = self._hold(attempt)
@@ -128,6 +128,14 @@ class AtomicRunner:
                     raise TransactionConflict from error
                 reruns -= 1
                 before_rerun()
+
+    def _commit_for_hooks(self) -> None:
+        try:
+            self._sessions.commit()
+        except DBAPIError as error:
+            if is_conflict(error):  # the hooks cannot be run again from here, but the request can
+                raise TransactionConflict from error
+            raise
 
     def _run_once(
         self,

@@ -40,6 +40,7 @@ class OuterTransaction:
         self._sessions = sessions
         self._engine = engine
         self._joined: list[tuple[Session, Any]] = []
+        self._let_go: list[Session] = []
         self._isolation_level: Any = None
         self._options: Mapping[str, Any] | None = None
         self._left = False
@@ -96,12 +97,16 @@ class OuterTransaction:
             finally:
                 del session.get_bind
                 session.join_transaction_mode = mode
+                self._let_go.append(session)
 
     def commit(self) -> None:
         """Commit, after the sessions were let go."""
         self.commit_sent = True
         try:
             self._transaction.commit()
+        except BaseException:
+            self._forget_what_is_undone()
+            raise
         finally:
             self._close()
 
@@ -109,6 +114,7 @@ class OuterTransaction:
         """Undo everything. Does not raise: where the database is lost, it undoes by itself."""
         try:
             self._leave_for_sure()
+            self._forget_what_is_undone()
             if self._transaction.is_active:
                 self._transaction.rollback()
             else:
@@ -157,6 +163,15 @@ class OuterTransaction:
                 logger.exception("A session could not be rolled back; its connection is.")
             else:
                 return
+
+    def _forget_what_is_undone(self) -> None:
+        """Let the sessions load again what they hold.
+
+        A session takes what it has committed for true, and with `expire_on_commit=False` would not look again: a rerun
+        or an error handler would go on from rows that never were.
+        """
+        for session in self._let_go:
+            session.expire_all()
 
     def _close(self) -> None:
         if _current.get() is self:
