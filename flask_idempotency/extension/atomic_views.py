@@ -15,7 +15,7 @@ from ..engine.engine import Engine
 from ..http.problems import problem
 from .capture import kept_response, take_whole
 from .database import database_of, shares_sqlite_file
-from .passage import Committed, Passage
+from .passage import Committed, Passage, current_context
 
 if TYPE_CHECKING:
     from ..exactly_once.atomic import AtomicRunner, Ending
@@ -67,8 +67,12 @@ class AtomicViews:
         runner = self._runner()
         attempt.no_steps = self._no_steps
 
+        for_answer: list[Any] = current_context()._after_request_functions
+        before_view = len(for_answer)
+
         def begin_again() -> None:
             rewind()
+            del for_answer[before_view:]  # what the undone run wanted done, such as to send its e-mail
             attempt.steps_used.clear()
 
         try:

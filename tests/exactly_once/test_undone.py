@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import g
+from flask import Response, after_this_request, g
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -83,3 +83,29 @@ def test_a_hook_whose_transaction_met_anothers_is_a_conflict_before_the_view_beg
     assert (refused.status_code, refused.json["type"].rpartition("#")[2]) == (503, "transaction-conflict")
     assert client.post("/orders", headers=KEY).status_code == 201
     assert shop.items() == ["seen", "theirs"]
+
+
+def test_what_an_undone_run_wanted_done_to_its_answer_is_not_done_to_that_of_the_rerun(database_url: str) -> None:
+    shop = Shop(database_url, MemoryStore(), on_conflict="rerun")
+    runs: list[str] = []
+    done_by: list[str] = []
+
+    def note(run: str, response: Response) -> Response:
+        done_by.append(run)
+        return response
+
+    def before() -> None:
+        after_this_request(lambda response: note("hook", response))
+
+    def view() -> Any:
+        run = f"run {len(runs)}"
+        runs.append(run)
+        after_this_request(lambda response: note(run, response))
+        if len(runs) == 1:
+            raise OperationalError("UPDATE", {}, Deadlock())
+        return "answer", 201
+
+    shop.app.before_request(before)
+    shop.app.add_url_rule("/orders", "orders", view, methods=["POST"])
+    assert shop.app.test_client().post("/orders", headers=KEY).status_code == 201
+    assert done_by == ["hook", "run 1"]
