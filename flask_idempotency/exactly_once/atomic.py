@@ -16,7 +16,7 @@ from ..engine.records import StoredResponse
 from ..engine.store import RecordUnreadable
 from ..stores.sql_conflicts import is_conflict
 from .at_rest import AtRest
-from .joined import OuterTransaction, Sessions
+from .joined import OuterTransaction, Sessions, apart
 from .lock_wait import LockWait
 from .proofs import HeldByOthers, Kind, Proof, Proofs, proof_table
 from .tables import in_one_schema, make_table
@@ -103,6 +103,16 @@ class AtomicRunner:
             # What earlier hooks left uncommitted is not the work of the view, and a transaction that has begun cannot
             # become part of another. First: what follows takes a connection, and this may hold the pool's last.
             self._commit_for_hooks()
+        with apart(self._sessions):
+            return self._run(attempt, view, ending_of, before_rerun)
+
+    def _run(
+        self,
+        attempt: Attempt,
+        view: Callable[[], Answer],
+        ending_of: Callable[[Answer], Ending],
+        before_rerun: Callable[[], object],
+    ) -> Ran[Answer] | DoneBefore | Fenced:
         self._make_ready(attempt)
         if attempt.number > 1:
             before = self._hold(attempt)

@@ -2,7 +2,8 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -137,6 +138,16 @@ class OuterTransaction:
         session.get_bind = get_bind  # type: ignore[method-assign]
         session.join_transaction_mode = "create_savepoint"
 
+    def part_with(self, session: Session) -> bool:
+        """Let go of a session that is in no transaction; whether it had joined."""
+        for index, (joined, mode) in enumerate(self._joined):
+            if joined is session:
+                del self._joined[index]
+                del session.get_bind
+                session.join_transaction_mode = mode
+                return True
+        return False
+
     def _in_place_of(self, chosen: Engine | Connection) -> Engine | Connection:
         if not isinstance(chosen, Engine) or chosen.pool is not self._engine.pool:
             return chosen
@@ -196,6 +207,24 @@ class OuterTransaction:
                 self._isolation_level, driver.isolation_level = driver.isolation_level, None
         elif _commits_by_itself(driver):
             raise RuntimeError("Atomic views need an engine with transactions, and this one is at AUTOCOMMIT.")
+
+
+@contextmanager
+def apart(sessions: Sessions) -> Iterator[None]:
+    """Take the session, which is in no transaction, out of the one around this, if there is one.
+
+    An atomic view may ask another of its application, and Flask gives both requests one session. The inner transaction
+    is another than the outer: it was answered for by itself, and stands whatever becomes of the outer.
+    """
+    outer = _current.get()
+    session = sessions() if outer is not None and sessions.registry.has() else None
+    if outer is None or session is None or not outer.part_with(session):
+        yield
+        return
+    try:
+        yield
+    finally:
+        outer.join(session)
 
 
 class _FollowedRegistry:

@@ -535,3 +535,32 @@ def test_views_of_blueprints_and_decorated_ones_join(engine: Engine) -> None:
     counter.app.register_blueprint(blueprint)
     assert counter.app.test_client().post("/lines", headers=KEY).status_code == 500
     assert lines(engine) == []
+
+
+@pytest.mark.parametrize("status", [201, 500])
+def test_a_view_that_is_asked_by_another_has_a_transaction_of_its_own(database_url: str, status: int) -> None:
+    """Flask gives both requests one session. SQLite, with its one writer, refuses the inner one."""
+    writers = 1 if database_url.startswith("sqlite") else 2
+    shop = Shop(database_url, MemoryStore(), engine_options={} if writers == 2 else {"connect_args": {"timeout": 0.1}})
+    client = shop.app.test_client
+
+    def order(item: str) -> None:
+        shop.db.session.add(shop.Order(item=item))
+        shop.db.session.commit()
+
+    def inner() -> Any:
+        order("inner")
+        return "answer", 201
+
+    def outer() -> Any:
+        order("before")
+        asked = client().post("/inner", headers={"Idempotency-Key": "inner-1"})
+        assert asked.status_code == (201 if writers == 2 else 503)
+        order("after")
+        return "answer", status
+
+    shop.app.add_url_rule("/inner", "inner", inner, methods=["POST"])
+    shop.app.add_url_rule("/orders", "orders", outer, methods=["POST"])
+    assert client().post("/orders", headers=KEY).status_code == status
+    stand = ["inner"] * (writers - 1) + (["after", "before"] if status == 201 else [])
+    assert shop.items() == sorted(stand)
