@@ -9,7 +9,7 @@ never ended. Where it may be run again, no mark is needed.
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ..engine.attempt import Attempt
 from ..engine.policy import OnLapse
@@ -47,11 +47,13 @@ def run_step(
     result, `on_lapse` decides (the policy's, unless given): the work is done again, or this raises `StepRefused`. What
     `function` raises is not kept, and comes through; the next attempt calls it again, or this one does.
 
-    Raises `ValueError` for a name that this run has used already. Raises `TypeError` for an asynchronous function, of
-    which nothing runs; and where the result is not JSON: then the work was done, and never is again, since each retry
-    would do it and fail alike. While the store is out of reach, a result is in hand, and the request is refused: its
-    key is given back only once the result is kept, or the process has died.
+    Raises `ValueError` for a name that this run has used already, and for another `on_lapse` than there is. Raises
+    `TypeError` for an asynchronous function, of which nothing runs, and for a name that is none; and where the result
+    is not JSON: then the work was done, and never is again, since each retry would do it and fail alike. While the
+    store is out of reach, a result is in hand, and the request is refused: its key is given back only once the result
+    is kept, or the process has died.
     """
+    _require_sense(name, on_lapse)
     _require_ordinary(function)
     if attempt.no_steps is not None:
         raise RuntimeError(attempt.no_steps)
@@ -89,6 +91,15 @@ def _run_and_keep(attempt: Attempt, name: str, work: Callable[[], Any]) -> Any:
         raise TypeError(f"the result of the step {name!r} must be JSON, so that it can be kept") from error
     _keep(attempt, name, body)
     return json.loads(body)
+
+
+def _require_sense(name: object, on_lapse: object) -> None:
+    # Before anything runs: with such a name, what was done could not be kept.
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a step must be a str, not {name!r}")
+    name.encode()
+    if on_lapse is not None and on_lapse not in get_args(OnLapse):
+        raise ValueError(f"on_lapse of a step must be 'rerun' or 'refuse', not {on_lapse!r}")
 
 
 def _require_ordinary(function: Callable[..., Any]) -> None:

@@ -371,6 +371,26 @@ def test_a_name_that_is_used_twice_in_one_run_is_an_error_that_says_so(within: b
     assert desk.done == ([] if within else [1])
 
 
+@pytest.mark.parametrize(
+    ("name", "on_lapse", "error"),
+    [
+        (None, None, TypeError),
+        (b"charge", None, TypeError),
+        ("\ud800", None, ValueError),
+        ("charge", "refused", ValueError),
+    ],
+)
+def test_what_makes_no_sense_as_a_step_is_an_error_before_anything_is_done(
+    store: Store, name: Any, on_lapse: Any, error: type[Exception]
+) -> None:
+    desk = Desk(store)
+    desk.app.config["PROPAGATE_EXCEPTIONS"] = True
+    client = desk.serve(lambda: desk.idempotency.step(name, desk.charge, 1, on_lapse=on_lapse))
+    with pytest.raises(error):
+        client.post("/orders", headers=KEY)
+    assert desk.done == []
+
+
 @pytest.mark.parametrize("on_lapse", ["rerun", "refuse"])
 def test_a_step_that_raised_may_be_tried_again_in_the_same_run(store: Store, on_lapse: Any) -> None:
     desk = Desk(store, on_lapse=on_lapse)
