@@ -18,6 +18,9 @@ from ..engine.store import StoreUnavailable
 #: Kept of a step that was done and whose result cannot be. No JSON is empty.
 _DONE_WITHOUT_RESULT = b""
 
+#: What every store can hold: MariaDB's keys have a limit.
+_MAX_NAME_BYTES = 512
+
 #: Seconds after which a client may try again when the store could not be reached, and when its claim was fenced.
 _STORE_RETRY_AFTER = 5
 _CLAIM_LOST_RETRY_AFTER = 1
@@ -97,7 +100,8 @@ def _require_sense(name: object, on_lapse: object) -> None:
     # Before anything runs: with such a name, what was done could not be kept.
     if not isinstance(name, str):
         raise TypeError(f"the name of a step must be a str, not {name!r}")
-    name.encode()
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"the name of a step must not have more than {_MAX_NAME_BYTES} bytes of UTF-8")
     if on_lapse is not None and on_lapse not in get_args(OnLapse):
         raise ValueError(f"on_lapse of a step must be 'rerun' or 'refuse', not {on_lapse!r}")
 

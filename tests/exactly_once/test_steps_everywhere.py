@@ -377,6 +377,7 @@ def test_a_name_that_is_used_twice_in_one_run_is_an_error_that_says_so(within: b
         (None, None, TypeError),
         (b"charge", None, TypeError),
         ("\ud800", None, ValueError),
+        ("n" * 513, None, ValueError),
         ("charge", "refused", ValueError),
     ],
 )
