@@ -179,7 +179,9 @@ def test_a_client_that_goes_away_closes_the_body_once() -> None:
     assert server.ask().problem == "response-not-kept"
 
 
-@pytest.mark.parametrize("chunks", [[], (), [b""], [b"", b""], iter(())], ids=["list", "tuple", "empty", "twice empty", "iterator"])
+@pytest.mark.parametrize(
+    "chunks", [[], (), [b""], [b"", b""], iter(())], ids=["list", "tuple", "empty", "twice empty", "iterator"]
+)
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "205 Reset Content", "304 Not Modified"])
 @pytest.mark.parametrize("inner", [True, False], ids=["validated", "as it is"])
 def test_nothing_is_a_body_too(inner: bool, status: str, chunks: Any) -> None:
