@@ -1,5 +1,7 @@
 """What a process leaves that died between its commit and the end of its record, without the death."""
 
+from collections.abc import Collection
+
 from flask_idempotency.engine import outages
 from flask_idempotency.engine.heartbeat import heartbeat
 from flask_idempotency.engine.records import Claim, StoredResponse
@@ -20,6 +22,7 @@ class DyingStore(MemoryStore):
         super().__init__()
         self.dead = False
         self._lost: set[bytes] = set()
+        self._asleep: set[bytes] = set()
 
     def complete(self, claim: Claim, response: StoredResponse | None, *, retention: float) -> bool:
         self._lose(claim)
@@ -28,6 +31,10 @@ class DyingStore(MemoryStore):
     def release(self, claim: Claim, *, retention: float) -> bool:
         self._lose(claim)
         return super().release(claim, retention=retention)
+
+    def renew(self, claims: Collection[Claim], *, lease: float) -> set[Claim]:
+        """Nobody renews for those whose process sleeps, though the heartbeat that it shares with others goes on."""
+        return super().renew([claim for claim in claims if claim.token not in self._asleep], lease=lease)
 
     def _lose(self, claim: Claim) -> None:
         if self.dead:
@@ -47,3 +54,4 @@ class DyingStore(MemoryStore):
         """Make every claim lapse."""
         for record in self._records.values():
             record.lease_ends = 0.0
+            self._asleep.add(record.claim.token)
