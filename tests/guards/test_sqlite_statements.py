@@ -122,7 +122,8 @@ class Waiting:
         self._threads.append(threading.Thread(target=act))
         self._threads[-1].start()
         commits, ends = self.store._file._commits, time.monotonic() + 20
-        while not commits._lead or len(commits._queue) < len(self._threads) - 1:
+        # The first leads a batch once it has found the file locked; before that, the next could come first.
+        while not commits._batch or len(commits._queue) < len(self._threads) - 1:
             assert time.monotonic() < ends
             time.sleep(0.001)
 
