@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from select import select
 from typing import ClassVar
 
 import pytest
@@ -189,6 +190,10 @@ class TestTheWholeNetworkFails:
             claim(store)
         must_claim(store)
         proxy.drop()
+        route = store._server._route
+        assert isinstance(route, redis_direct.DirectRoute)
+        ((idle, _),) = route._at_hand
+        assert select([idle._sock], [], [], servers.PATIENCE)[0]  # the reset has come
         monkeypatch.setattr(redis_direct, "_STANDS", 0.0)
         must_claim(store)
 
