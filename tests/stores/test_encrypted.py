@@ -243,7 +243,11 @@ def test_under_an_unknown_key_nothing_runs(done: bool) -> None:
         claim(EncryptedStore(inner, [OTHER]), record)
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:30] + bytes([b[30] ^ 1]) + b[31:], lambda b: b[:3], lambda b: b""])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda b: b[:-1], lambda b: b[:30] + bytes([b[30] ^ 1]) + b[31:], lambda b: b[:3], lambda b: b""],
+    ids=["cut", "another byte", "a stump", "nothing"],
+)
 def test_what_is_corrupted_refuses(spoil: Any) -> None:
     inner, record = MemoryStore(), new_record()
     store = EncryptedStore(inner, [NEW])
