@@ -1,6 +1,5 @@
 """Records in a SQL database: PostgreSQL, MariaDB, MySQL or SQLite, through SQLAlchemy."""
 
-import secrets
 import time
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -20,6 +19,7 @@ except ImportError as error:
 from .sqlalchemy_database import PATIENCE, Database, make_engine
 from .sqlalchemy_dialects import Statements, statements_for
 from .sqlalchemy_tables import RECORDS, STEPS, check_layout, legible, make_table, record_table, step_table
+from .tokens import new_token
 from .unheard import UnheardClaims
 
 #: How many claims are renewed by one statement: SQLite takes no more than 999 parameters in old versions.
@@ -110,7 +110,7 @@ class SQLAlchemyStore:
         if unheard is not None and unheard.fingerprint != fingerprint:
             self._undo(unheard, retention)
             unheard = None
-        claim = unheard or Claim(record, fingerprint, secrets.token_bytes(16))
+        claim = unheard or Claim(record, fingerprint, new_token())
         values = _named(claim)
         values["lease"] = float(lease)
         values["retention"] = float(retention)
@@ -182,7 +182,7 @@ class SQLAlchemyStore:
     def resolve(self, record_id: bytes, *, done: bool, retention: float) -> bool:
         """See `Store.resolve`."""
         database, statements = self._ready()
-        token = secrets.token_bytes(16)
+        token = new_token()
         values = {"id": record_id, "token": token, "done": done, "retention": float(retention)}
         return database.run_together(statements.resolve, self._with_clock(values))
 
@@ -273,7 +273,7 @@ class SQLAlchemyStore:
             database, statements = self._ready()
             values: dict[str, Any] = {"id": claim.record.id, "token": claim.token}
             if self._run(database, statements.undo_first, values)[1] == 0:
-                values |= {"nobody": secrets.token_bytes(16), "retention": float(retention)}
+                values |= {"nobody": new_token(), "retention": float(retention)}
                 self._run(database, statements.undo, values)
         except BaseException:
             self._unheard.remember(claim, retention)
