@@ -9,11 +9,8 @@ from math import inf
 from ..engine import clock
 from ..engine.forks import call_in_child
 from ..engine.records import Claim, Claimed, Completed, InProgress, Lapsed, RecordKey, Standing, StoredResponse
-from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
+from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, LOST_RETENTION, RELEASED
 from .tokens import new_token
-
-#: Seconds for which a record is kept that was lost while its response was being streamed: nothing says for how long.
-_LOST_RETENTION = 24 * 60 * 60.0
 
 
 @dataclass(slots=True)
@@ -86,7 +83,7 @@ class MemoryStore:
         """See `Store.answering`."""
         with self._lock:
             now = clock.now()
-            record = self._held(claim, now, retention=_LOST_RETENTION)
+            record = self._held(claim, now, retention=LOST_RETENTION)
             if record is None or record.state in (RELEASED, ABANDONED):
                 return False
             if record.state != COMPLETED:
@@ -125,7 +122,7 @@ class MemoryStore:
         """See `Store.abandon`."""
         with self._lock:
             now = clock.now()
-            record = self._held(claim, now, retention=_LOST_RETENTION)
+            record = self._held(claim, now, retention=LOST_RETENTION)
             if record is None or record.state == RELEASED:
                 return False
             if not record.is_done(now):

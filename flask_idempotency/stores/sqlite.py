@@ -16,11 +16,8 @@ from . import sqlite_statements as sql
 from .sqlite_connections import Row
 from .sqlite_file import SQLiteFile, Write
 from .sqlite_schema import any_place, next_place
-from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, RELEASED
+from .states import ABANDONED, ANSWERING, CLAIMED, COMPLETED, LOST_RETENTION, RELEASED
 from .tokens import new_token
-
-#: Seconds for which a record is kept that was lost before it was completed: nothing says for how long it was to be.
-_LOST_RETENTION = 24 * 60 * 60.0
 
 #: What is where in a row of `READ`.
 _STATE, _NUMBER, _EXPIRES_AT = 1, 2, 5
@@ -212,7 +209,7 @@ class SQLiteStore:
         """Change the record of this claim, made anew where it is gone altogether or over; False where it is fenced."""
         if self._file.change(statement, values, durable=True):
             return True
-        row = _new(claim, lease=0.0, retention=_LOST_RETENTION, life=_LOST_RETENTION)
+        row = _new(claim, lease=0.0, retention=LOST_RETENTION, life=LOST_RETENTION)
         change = Write(statement, values)
         self._insert_anew(claim.record.id, row, change, durable=True)
         return change.changed > 0

@@ -5,3 +5,6 @@ ANSWERING = 1  # once its lease ends, it is as good as completed without a respo
 RELEASED = 2
 ABANDONED = 3
 COMPLETED = 4
+
+#: Seconds for which a record is kept that was lost before it was completed: nothing says for how long it was to be.
+LOST_RETENTION = 24 * 60 * 60.0
