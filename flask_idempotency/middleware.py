@@ -82,11 +82,11 @@ class IdempotencyMiddleware:
         if ATTEMPT in environ and in_attempt(environ):
             return self._app(environ, start_response)
         body = place_body(environ, policy)
-        if body is None and not policy.required:
+        if body is None:
             return self._app(environ, start_response)
         try:
             decision = admit(environ, body, request=partial(_request, environ), engine=self._engine, policy=policy)
-            if body is not None and (decision is None or isinstance(decision, Attempt)):
+            if decision is None or isinstance(decision, Attempt):
                 body.rewind()
         except HTTPException as error:  # what `key_from` raised about the request
             return error.get_response(environ)(environ, start_response)

@@ -197,8 +197,7 @@ class Exchange:
     def _record(self, head: _Head, whole: bytes | None) -> End:
         """Write the end of the attempt, with the whole body or None where it is too large."""
         if not head.kept:
-            end = self._engine.fail if head.code >= 500 else self._engine.release
-            return end(self._attempt)
+            return self._end_unkept(head)
         if whole is None or not (self._bodiless or head.length is None or head.length == len(whole)):
             return self._engine.complete(self._attempt, None)
         return self._engine.complete(self._attempt, keep(head.status, head.headers, whole, self._policy))
@@ -254,8 +253,11 @@ class Exchange:
             kept = keep(head.status, head.headers, body or b"", self._policy) if whole else None
             self._engine.complete(self._attempt, kept)
         else:
-            end = self._engine.fail if head.code >= 500 else self._engine.release
-            end(self._attempt)
+            self._end_unkept(head)
+
+    def _end_unkept(self, head: _Head) -> End:
+        end = self._engine.fail if head.code >= 500 else self._engine.release
+        return end(self._attempt)
 
     def _known_head(self) -> _Head:
         assert self._head is not None
