@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 from flask import Response
@@ -106,7 +105,7 @@ class Endings:
                 engine.release(attempt)
 
         source = response.response
-        response.response = stream = WatchedStream(
+        response.response = WatchedStream(
             response.iter_encoded(),
             conclude,
             recording=Recording(limit=policy.max_response_bytes),
@@ -114,13 +113,6 @@ class Endings:
             close=getattr(source, "close", None),
         )
         passage.streamed = response
-
-        def dropped() -> None:
-            if attempt.state is not State.DONE:
-                conclude(None)
-
-        # A hook that puts another response in the place of ours closes only its own, and the claim would be held on.
-        weakref.finalize(stream, dropped).atexit = False
         return end
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -159,16 +158,13 @@ class Exchange:
             self._begin_stream()
         if self._unsent is not None:
             return self._answer_instead(chunks, self._unsent)
-        stream = WatchedStream(
+        return WatchedStream(
             chain(pulled, rest),
             self._conclude,
             recording=self._recording,
             length=self._known_head().length,
             close=partial(self._close, chunks),
         )
-        # Whoever answers something else and does not close what it had from us: the claim would be held on.
-        weakref.finalize(stream, self._dropped).atexit = False
-        return stream
 
     def _pull_head(self, rest: Iterator[bytes]) -> list[bytes]:
         """Take as many chunks as it needs for the head to be known: an application may be a generator."""
@@ -240,10 +236,6 @@ class Exchange:
         if close is not None and not self._closed:
             self._closed = True
             close()
-
-    def _dropped(self) -> None:
-        if self._attempt.state is not State.DONE:
-            self._conclude(None)
 
     def _conclude(self, body: bytes | None) -> None:
         """Write the end of a streamed response: whole, or None where it is too large or broke off."""

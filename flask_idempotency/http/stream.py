@@ -1,5 +1,6 @@
 """A response on its way to the client, watched so that its end can be told."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 
 
@@ -38,11 +39,26 @@ class Recording:
         return bytes(self._taken)
 
 
+class _End:
+    """The end of a stream, which is told once. It does not hold the stream, so that one that is dropped goes."""
+
+    __slots__ = ("_conclude", "_told")
+
+    def __init__(self, conclude: Callable[[bytes | None], object]) -> None:
+        self._conclude = conclude
+        self._told = False
+
+    def tell(self, body: bytes | None) -> None:
+        if not self._told:
+            self._told = True
+            self._conclude(body)
+
+
 class WatchedStream:
     """Passes a body on chunk by chunk, holding nothing back, and tells once how it ended.
 
-    `conclude` is called exactly once, with the whole body where it ended whole, else with None. `length`: what
-    Content-Length promised.
+    `conclude` is called exactly once, with the whole body where it ended whole, else with None: also where whoever
+    answers something else closes only its own, and drops this. `length`: what Content-Length promised.
     """
 
     def __init__(
@@ -55,11 +71,11 @@ class WatchedStream:
         close: Callable[[], object] | None = None,
     ) -> None:
         self._chunks = iter(chunks)
-        self._conclude = conclude
         self._recording = recording
         self._length = length
         self._close = close
-        self._concluded = False
+        self._end = _End(conclude)
+        weakref.finalize(self, self._end.tell, None).atexit = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -68,7 +84,7 @@ class WatchedStream:
         try:
             chunk = next(self._chunks)
         except StopIteration:
-            self._end(self._recording.whole(length=self._length))
+            self._end.tell(self._recording.whole(length=self._length))
             raise
         self._recording.take(chunk)
         return chunk
@@ -79,9 +95,4 @@ class WatchedStream:
             if self._close is not None:
                 self._close()
         finally:
-            self._end(None)
-
-    def _end(self, body: bytes | None) -> None:
-        if not self._concluded:
-            self._concluded = True
-            self._conclude(body)
+            self._end.tell(None)
