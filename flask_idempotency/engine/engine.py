@@ -135,8 +135,7 @@ class Engine:
             return self._refuse(Refusal.REUSED, record)
         match standing:
             case Completed(response=StoredResponse() as response):
-                if self._observers:
-                    self.tell(Outcome.REPLAYED, record.id)
+                self.tell(Outcome.REPLAYED, record.id)
                 return response
             case Completed():
                 return self._refuse(Refusal.NOT_KEPT, record)
@@ -160,15 +159,12 @@ class Engine:
     def complete(self, attempt: Attempt, response: StoredResponse | None) -> End:
         """Keep the answer; None leaves a tombstone."""
         attempt.state = State.DONE
-        outcome = Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED
-        try:
-            held = self.store.complete(attempt.claim, response, retention=attempt.policy.retention)
-        except BaseException as error:  # noqa: BLE001 - raised again where it tears the request off
-            claim, retention = attempt.claim, attempt.policy.retention
-            return self._defer(
-                attempt, lambda: self.store.complete(claim, response, retention=retention), outcome, error
-            )
-        return self._written(attempt, held, outcome)
+        claim, retention = attempt.claim, attempt.policy.retention
+        return self._finish(
+            attempt,
+            lambda: self.store.complete(claim, response, retention=retention),
+            Outcome.COMPLETED if response else Outcome.RESPONSE_DROPPED,
+        )
 
     def release(self, attempt: Attempt) -> End:
         """Give the key back, so that a retry runs afresh; after what its steps could not write, which it must find."""
@@ -280,9 +276,6 @@ class Engine:
             held = write()
         except BaseException as error:  # noqa: BLE001 - raised again where it tears the request off
             return self._defer(attempt, write, outcome, error)
-        return self._written(attempt, held, outcome)
-
-    def _written(self, attempt: Attempt, held: bool, outcome: Outcome | None) -> End:
         claim = attempt.claim
         heartbeat.forget(claim)
         if waiting_room.bells:
