@@ -24,7 +24,7 @@ logger = logging.getLogger("flask_idempotency")
 _SWEEP_EVERY = 16
 
 #: Seconds after which a client may try again when the store could not be reached.
-_STORE_RETRY_AFTER = 5
+STORE_RETRY_AFTER = 5
 
 #: For each so many seconds that a handler has run, a client is asked to wait one more before it asks again.
 _PATIENCE = 10
@@ -317,7 +317,7 @@ class Engine:
         if policy.on_store_error == "run" and not isinstance(error, RecordUnreadable):
             self.tell(Outcome.UNPROTECTED, record.id)
             return Unprotected.RUN
-        return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=_STORE_RETRY_AFTER)
+        return self._refuse(Refusal.STORE_UNAVAILABLE, record, retry_after=STORE_RETRY_AFTER)
 
     def _refuse(self, refusal: Refusal, record: RecordKey, retry_after: int | None = None) -> Refuse:
         self.tell(_TOLD_AS[refusal], record.id)

@@ -21,18 +21,13 @@ _DONE_WITHOUT_RESULT = b""
 #: What every store can hold: MariaDB's keys have a limit.
 _MAX_NAME_BYTES = 512
 
-#: Seconds after which a client may try again when the store could not be reached, and when its claim was fenced.
-_STORE_RETRY_AFTER = 5
-_CLAIM_LOST_RETRY_AFTER = 1
-
 
 class StepRefused(Exception):
     """The request cannot go on: a step may not run, or was done and cannot be kept. `slug` names the problem."""
 
-    def __init__(self, slug: str, retry_after: int | None = None) -> None:
+    def __init__(self, slug: str) -> None:
         super().__init__(slug)
         self.slug = slug
-        self.retry_after = retry_after
 
 
 def run_step(
@@ -117,7 +112,7 @@ def _kept(attempt: Attempt) -> dict[str, bytes | None]:
         try:
             attempt.steps = dict(attempt.store.load_steps(attempt.claim)) if attempt.number > 1 else {}
         except StoreUnavailable as error:
-            raise _refused(attempt, "store-unavailable", _STORE_RETRY_AFTER) from error
+            raise _refused(attempt, "store-unavailable") from error
     return attempt.steps
 
 
@@ -132,9 +127,9 @@ def _begin(attempt: Attempt, name: str) -> None:
     try:
         held = attempt.store.keep_step(attempt.claim, name, None, retention=attempt.policy.retention)
     except StoreUnavailable as error:
-        raise _refused(attempt, "store-unavailable", _STORE_RETRY_AFTER) from error
+        raise _refused(attempt, "store-unavailable") from error
     if not held:
-        raise _refused(attempt, "claim-lost", _CLAIM_LOST_RETRY_AFTER)
+        raise _refused(attempt, "claim-lost")
     attempt.owed.pop(name, None)
     _kept(attempt)[name] = None
 
@@ -166,11 +161,11 @@ def _keep(attempt: Attempt, name: str, result: bytes) -> None:
         held = keep()
     except StoreUnavailable as error:
         attempt.owed[name] = keep
-        raise _refused(attempt, "store-unavailable", _STORE_RETRY_AFTER) from error
+        raise _refused(attempt, "store-unavailable") from error
     if not held:
-        raise _refused(attempt, "claim-lost", _CLAIM_LOST_RETRY_AFTER)
+        raise _refused(attempt, "claim-lost")
 
 
-def _refused(attempt: Attempt, slug: str, retry_after: int | None = None) -> StepRefused:
+def _refused(attempt: Attempt, slug: str) -> StepRefused:
     attempt.refused = True
-    return StepRefused(slug, retry_after)
+    return StepRefused(slug)

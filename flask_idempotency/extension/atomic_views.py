@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flask_idempotency")
 
-#: Seconds after which a client may try again when its transaction met another's.
-_CONFLICT_RETRY_AFTER = 1
-
-#: Seconds after which a client may ask for the answer of the attempt that counts.
-_CLAIM_LOST_RETRY_AFTER = 1
-
-#: Seconds after which a client may try again when nobody can say whether the view was done.
-_UNKNOWN_RETRY_AFTER = 5
-
 _SAME_WRITER = (
     "On SQLite an atomic view holds the one write lock of its file, so a step within it cannot be kept in a store in "
     "the same file: give the store a file of its own."
@@ -83,18 +74,18 @@ class AtomicViews:
                 before_rerun=begin_again,
             )
         except TransactionConflict as conflict:
-            raise self._refusal(attempt, "transaction-conflict", _CONFLICT_RETRY_AFTER) from conflict
+            raise self._refusal(attempt, "transaction-conflict") from conflict
         except DoneOrNot as error:
             logger.warning("Whether an atomic view was done could not be found out: %s", error)
             # Not given back: the next attempt looks before the view runs, and until then nothing does.
             self._engine.let_lapse(attempt)
-            raise self._refusal(attempt, "store-unavailable", _UNKNOWN_RETRY_AFTER) from error
+            raise self._refusal(attempt, "store-unavailable") from error
         except Exception:
             after_this_request(partial(_no_success, attempt))
             raise
         match outcome:
             case Fenced():
-                raise self._refusal(attempt, "claim-lost", _CLAIM_LOST_RETRY_AFTER)
+                raise self._refusal(attempt, "claim-lost")
             case DoneBefore(proof):
                 return self._answer_of(proof, passage, attempt)
         ending = outcome.ending
@@ -126,9 +117,9 @@ class AtomicViews:
             raise self._refusal(attempt, "response-not-kept")
         return self._replay(proof.response)
 
-    def _refusal(self, attempt: Attempt, slug: str, retry_after: int | None = None) -> HTTPException:
+    def _refusal(self, attempt: Attempt, slug: str) -> HTTPException:
         attempt.refused = True
-        refusal = problem(slug, retry_after=retry_after, record_id=attempt.claim.record.id)
+        refusal = problem(slug, record_id=attempt.claim.record.id)
         return HTTPException(response=self._refuse(refusal, attempt.policy))
 
     def _runner(self) -> AtomicRunner:

@@ -256,7 +256,7 @@ class Hooks:
         record_id = attempt.claim.record.id
         if refused.slug == "outcome-unknown":
             self.engine.abandon(attempt)  # until a person knows
-        refusal = problem(refused.slug, retry_after=refused.retry_after, record_id=record_id)
+        refusal = problem(refused.slug, record_id=record_id)
         return HTTPException(response=self._refuse(refusal, attempt.policy))
 
     def _refuse(self, refusal: Problem, policy: Policy) -> Response:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from werkzeug.http import HTTP_STATUS_CODES
 
+from ..engine.engine import STORE_RETRY_AFTER
 from ..engine.policy import PolicyError
 
 #: What the `type` of a problem starts with where nothing documents it.
@@ -79,12 +80,16 @@ def _below(docs: Docs, script_name: str) -> Docs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProblemType:
-    """What all refusals of one kind have in common. `detail` may have a place for the `{reason}`."""
+    """What all refusals of one kind have in common. `detail` may have a place for the `{reason}`.
+
+    `retry_after`: whole seconds after which asking again may help, unless the particular case says otherwise.
+    """
 
     slug: str
     status: int
     title: str
     detail: str
+    retry_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,18 +252,21 @@ _ALL = (
         "Another attempt with this idempotency key counts",
         "This attempt took so long that another one was let in, and that one's answer counts. Send the same request "
         "again to hear it.",
+        retry_after=1,
     ),
     ProblemType(
         "store-unavailable",
         503,
         "Idempotency keys cannot be checked now",
         "The store of idempotency keys cannot be reached. Send the same request again later.",
+        retry_after=STORE_RETRY_AFTER,
     ),
     ProblemType(
         "transaction-conflict",
         503,
         "The request met another one at the same data",
         "The request was undone, since another one changed the same data meanwhile. Send the same request again.",
+        retry_after=1,
     ),
 )
 
@@ -276,4 +284,5 @@ def problem(
 @lru_cache(maxsize=256)
 def _tell(slug: str, reason: str | None, retry_after: int | None) -> _Told:
     known = PROBLEMS[slug]
-    return _Told(known, known.detail if reason is None else known.detail.format(reason=reason), retry_after)
+    detail = known.detail if reason is None else known.detail.format(reason=reason)
+    return _Told(known, detail, known.retry_after if retry_after is None else retry_after)
